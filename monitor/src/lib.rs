@@ -1,0 +1,1 @@
+//! What the daemon and its monitors say to each other.

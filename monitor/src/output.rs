@@ -11,7 +11,7 @@ use crate::sys::descriptor::{Poll, poll, readable_bytes};
 use crate::sys::memory::Buffer;
 
 /// The most that one read takes.
-const READ: usize = 128 << 10;
+const READ: usize = 64 << 10;
 
 /// How long the streams must be silent after the init's end, where another process holds them, to count as finished.
 const SILENCE: Duration = Duration::from_millis(100);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use podd_monitor::protocol::{Report, Request, Stage as Step, Version};
 
-use common::{MONITOR, Monitor, Plan, RUNTIMES, Stage, wait};
+use common::{Monitor, Plan, RUNTIMES, Stage, monitor_binary, wait};
 
 fn assert_nothing_left(stage: &Stage, monitor: &mut Monitor) {
     monitor.wait();
@@ -20,7 +20,7 @@ fn assert_nothing_left(stage: &Stage, monitor: &mut Monitor) {
     assert_eq!(stage.exit_record(), None);
     let state = stage.runtime(&["state", &stage.id]);
     assert!(!state.status.success(), "{} still knows the container", stage.runtime);
-    let cgroup = format!("/sys/fs/cgroup/memory/podd-monitor-tests/{}", stage.id);
+    let cgroup = format!("/sys/fs/cgroup/memory/{}", stage.id);
     assert!(!fs::exists(&cgroup).unwrap(), "{cgroup} is left");
     assert_eq!(fs::read_dir(stage.path("mnt")).unwrap().count(), 0);
 }
@@ -111,7 +111,7 @@ fn what_fails_before_the_runtime_is_named() {
 #[test]
 fn another_major_version_is_refused() {
     let (mut ours, theirs) = UnixStream::pair().unwrap();
-    let mut process = Command::new(MONITOR)
+    let mut process = Command::new(monitor_binary())
         .args(["run", "x"])
         .stdin(OwnedFd::from(theirs))
         .stdout(Stdio::null())
@@ -126,7 +126,7 @@ fn another_major_version_is_refused() {
 
 #[test]
 fn pause_takes_orphans_and_ends_when_told() {
-    let script = format!("(sleep 0.2 & sleep 0.01 &); exec {MONITOR} pause");
+    let script = format!("(sleep 0.2 & sleep 0.01 &); exec {} pause", monitor_binary());
     let mut unshare =
         Command::new("unshare").args(["--pid", "--fork", "/bin/sh", "-c", &script]).spawn().unwrap();
     let children =

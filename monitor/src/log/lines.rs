@@ -16,7 +16,7 @@ pub(crate) const HEAD: usize = Stamp::LEN + " stdout F ".len();
 const TAG: usize = HEAD - 2;
 
 /// Whole lines of the log that wait for their write.
-const BATCH: usize = 256 << 10;
+const BATCH: usize = 128 << 10;
 
 /// A container's output stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

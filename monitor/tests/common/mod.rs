@@ -1,6 +1,7 @@
 //! A container of busybox with a real runtime, below a real monitor. All of it is removed when the test ends.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
+use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -19,7 +20,11 @@ use podd_monitor::protocol::{
 use tempfile::TempDir;
 
 pub const RUNTIMES: [&str; 2] = ["crun", "runc"];
-pub const MONITOR: &str = env!("CARGO_BIN_EXE_podd-monitor");
+
+/// The binary under test: this build's, or the one that PODD_MONITOR names, such as the static one.
+pub fn monitor_binary() -> String {
+    env::var("PODD_MONITOR").unwrap_or_else(|_| env!("CARGO_BIN_EXE_podd-monitor").to_owned())
+}
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -77,7 +82,7 @@ impl Stage {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         let lock = File::create(self.path("state").join(LOCK_FILE)).unwrap();
         lock.lock().unwrap();
-        let process = Command::new(MONITOR)
+        let process = Command::new(monitor_binary())
             .args(["run", &self.id])
             .stdin(OwnedFd::from(theirs))
             .stdout(OwnedFd::from(lock))
@@ -255,7 +260,7 @@ fn config(plan: &Plan, root: &Path, id: &str) -> String {
         "mounts":[{{"destination":"/proc","type":"proc","source":"proc"}},
           {{"destination":"/dev","type":"tmpfs","source":"tmpfs","options":["mode=755"]}},
           {{"destination":"/dev/pts","type":"devpts","source":"devpts","options":["newinstance","ptmxmode=0666"]}}],
-        "linux":{{"cgroupsPath":"/podd-monitor-tests/{id}",
+        "linux":{{"cgroupsPath":"/{id}",
           "namespaces":[{pid}{{"type":"mount"}},{{"type":"ipc"}},{{"type":"uts"}},{{"type":"network"}}]{resources}}}}}"#
     )
 }
@@ -298,6 +303,6 @@ fn settings(runtime: &str, plan: &Plan, dir: &Path, id: &str) -> Settings {
         stdin: false,
         log_path: path("logs/0.log"),
         exit_file: path("exits/exit"),
-        oom_file: PathBuf::from(format!("/sys/fs/cgroup/memory/podd-monitor-tests/{id}/memory.oom_control")),
+        oom_file: PathBuf::from(format!("/sys/fs/cgroup/memory/{id}/memory.oom_control")),
     }
 }

@@ -61,8 +61,8 @@ pub(crate) fn create(
     };
     let status = waiting.run(settings.create_timeout)?;
     let Waiting { terminal, others, .. } = waiting;
-    if status != Status::Exited(0) {
-        let early = runtime.early_failure();
+    if status != Some(Status::Exited(0)) {
+        let early = status.and_then(|_| runtime.early_failure());
         return Err(early.unwrap_or_else(|| words::failure(settings, status, &streams.stderr)).into());
     }
     let pid = read_pid(&settings.pid_file).at(Stage::Create)?;
@@ -90,19 +90,19 @@ struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    fn run(&mut self, patience: Duration) -> Result<Status, NotCreated> {
+    /// How the runtime ended; `None` if it has not in time, and was killed.
+    fn run(&mut self, patience: Duration) -> Result<Option<Status>, NotCreated> {
         let deadline = Instant::now() + patience;
         loop {
             let status = self.reap();
             self.receive_terminal()?;
-            if let Some(status) = status {
+            if status.is_some() {
                 return Ok(status);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 kill(self.runtime.pid, libc::SIGKILL);
-                let text = format!("the runtime did not end within {patience:?} and was killed");
-                return Err(Failure::new(Stage::Timeout, text).into());
+                return Ok(None);
             }
             let console = match (&self.console, &self.terminal) {
                 (Some(console), None) => Poll::input(console.awaited()),

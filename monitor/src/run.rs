@@ -37,9 +37,9 @@ pub(crate) fn run() -> io::Result<()> {
         return Ok(());
     };
     join_cgroups(&settings, &mut daemon);
-    let ended = oversee(&mut settings, daemon, &mut reaper, oom_score.as_deref());
+    oversee(&mut settings, daemon, &mut reaper, oom_score.as_deref());
     let _ = fs::remove_file(settings.state_dir.join(CONTROL_SOCKET));
-    ended
+    Ok(())
 }
 
 /// Waits for the settings; a daemon that says anything else has been told so.
@@ -70,22 +70,13 @@ fn join_cgroups(settings: &Settings, daemon: &mut Connection) {
 }
 
 /// Creates the container and stays with it until its end.
-fn oversee(
-    settings: &mut Settings,
-    mut daemon: Connection,
-    reaper: &mut Reaper,
-    oom_score: Option<&str>,
-) -> io::Result<()> {
+fn oversee(settings: &mut Settings, mut daemon: Connection, reaper: &mut Reaper, oom_score: Option<&str>) {
     match begin(settings, &mut daemon, reaper, oom_score) {
         Err(NotCreated::Failed(failure)) => {
             undo(settings, reaper, oom_score);
             let _ = daemon.send(&failure.report());
-            Ok(())
         }
-        Err(NotCreated::Abandoned) => {
-            undo(settings, reaper, oom_score);
-            Ok(())
-        }
+        Err(NotCreated::Abandoned) => undo(settings, reaper, oom_score),
         Ok(mut service) => {
             let created =
                 Report::Created { pid: service.pid.cast_unsigned(), start_time: service.start_time };
@@ -93,11 +84,10 @@ fn oversee(
             let _ = daemon.send(&created);
             service.daemon = Some(daemon);
             shrink(settings);
-            match service.run(reaper)? {
+            match service.run(reaper) {
                 Ended::Exited(exit) => conclude(settings, &mut service, &exit),
                 Ended::Abandoned => undo(settings, reaper, oom_score),
             }
-            Ok(())
         }
     }
 }

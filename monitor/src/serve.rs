@@ -7,9 +7,9 @@
 //!      +--init ends--------------------------------+
 //! ```
 
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::thread;
 use std::time::Duration;
 
 use podd_monitor::protocol::{Exit, MAX_CONTROL_FRAME, Report, Request, Settings};
@@ -25,6 +25,20 @@ const MAX_VISITORS: usize = 8;
 
 /// How long all must be quiet until the memory of a burst is given back.
 const QUIET: Duration = Duration::from_secs(1);
+
+/// How long to wait when poll(2) itself fails.
+const POLL_PAUSE: Duration = Duration::from_millis(10);
+
+/// The places in the list of what is waited for.
+mod slot {
+    pub(super) const CHILDREN: usize = 0;
+    pub(super) const OOM: usize = 1;
+    pub(super) const STREAMS: usize = 2;
+    pub(super) const LISTENER: usize = 4;
+    pub(super) const DAEMON: usize = 5;
+    pub(super) const VISITORS: usize = 6;
+    pub(super) const COUNT: usize = VISITORS + super::MAX_VISITORS;
+}
 
 /// All that the loop owns.
 pub(crate) struct Service {
@@ -49,52 +63,57 @@ pub(crate) enum Ended {
 
 impl Service {
     /// Serves until the init ends, or until the daemon goes before it has committed itself.
-    pub(crate) fn run(&mut self, reaper: &mut Reaper) -> io::Result<Ended> {
+    pub(crate) fn run(&mut self, reaper: &mut Reaper) -> Ended {
         loop {
-            let [stdout, stderr] = self.output.awaited();
-            let oom = self.oom.as_ref().filter(|oom| !oom.is_gone()).map_or(Poll::NONE, Poll::notice);
-            let daemon = self.daemon.as_ref().map_or(Poll::NONE, Poll::input);
-            let mut awaited = [Poll::NONE; 6 + MAX_VISITORS];
-            awaited[..6].copy_from_slice(&[
-                Poll::input(reaper),
-                oom,
-                stdout,
-                stderr,
-                Poll::input(&self.listener),
-                daemon,
-            ]);
-            for (slot, visitor) in awaited[6..].iter_mut().zip(&self.visitors) {
-                *slot = Poll::input(visitor);
-            }
-            if !poll(&mut awaited, self.output.is_swollen().then_some(QUIET))? {
-                self.output.release();
-                continue;
+            let mut awaited = self.awaited(reaper);
+            match poll(&mut awaited, self.output.is_swollen().then_some(QUIET)) {
+                Ok(true) => {}
+                Ok(false) => self.output.release(),
+                // The kernel has no memory for the call. The container must not pay for that with its monitor.
+                Err(_) => thread::sleep(POLL_PAUSE),
             }
             let ready = awaited.map(|slot| slot.is_ready());
-            if ready[0]
+            if ready[slot::CHILDREN]
                 && let Some(exit) = self.reap(reaper)
             {
-                return Ok(Ended::Exited(exit));
+                return Ended::Exited(exit);
             }
-            if ready[1]
+            if ready[slot::OOM]
                 && let Some(oom) = &mut self.oom
             {
                 oom.update();
             }
-            (0..2).filter(|index| ready[2 + index]).for_each(|index| self.output.pump(index));
-            if ready[6..].contains(&true) {
-                self.hear_visitors(&ready[6..]);
+            (0..2).filter(|index| ready[slot::STREAMS + index]).for_each(|index| self.output.pump(index));
+            if ready[slot::VISITORS..].contains(&true) {
+                self.hear_visitors(&ready[slot::VISITORS..]);
             }
-            if ready[4] {
+            if ready[slot::LISTENER] {
                 self.accept();
             }
-            if ready[5] && self.hear_daemon().is_err() {
+            if ready[slot::DAEMON] && self.hear_daemon().is_err() {
                 self.daemon = None;
                 if !self.committed {
-                    return Ok(Ended::Abandoned);
+                    return Ended::Abandoned;
                 }
             }
         }
+    }
+
+    fn awaited(&self, reaper: &Reaper) -> [Poll; slot::COUNT] {
+        let mut awaited = [Poll::NONE; slot::COUNT];
+        awaited[slot::CHILDREN] = Poll::input(reaper);
+        if let Some(oom) = self.oom.as_ref().filter(|oom| !oom.is_gone()) {
+            awaited[slot::OOM] = Poll::notice(oom);
+        }
+        awaited[slot::STREAMS..][..2].copy_from_slice(&self.output.awaited());
+        awaited[slot::LISTENER] = Poll::input(&self.listener);
+        if let Some(daemon) = &self.daemon {
+            awaited[slot::DAEMON] = Poll::input(daemon);
+        }
+        for (slot, visitor) in awaited[slot::VISITORS..].iter_mut().zip(&self.visitors) {
+            *slot = Poll::input(visitor);
+        }
+        awaited
     }
 
     /// Tells everyone who is connected.

@@ -10,10 +10,17 @@ use podd_monitor::protocol::{MAX_TEXT, Settings, Stage};
 use crate::failure::Failure;
 use crate::sys::process::Status;
 
-/// What a failed `<runtime> create` leaves to say.
-pub(crate) fn failure(settings: &Settings, status: Status, stderr: &OwnedFd) -> Failure {
+/// What a failed `<runtime> create` leaves to say. Without a status it has not ended in time.
+pub(crate) fn failure(settings: &Settings, status: Option<Status>, stderr: &OwnedFd) -> Failure {
     let program = settings.create.first().map(Path::new).and_then(Path::file_name).unwrap_or_default();
-    let mut text = format!("{} create ended with {}", program.display(), end(status));
+    let program = program.display();
+    let (stage, mut text) = match status {
+        Some(status) => (Stage::Create, format!("{program} create ended with {}", end(status))),
+        None => {
+            let patience = settings.create_timeout;
+            (Stage::Timeout, format!("{program} create did not end within {patience:?} and was killed"))
+        }
+    };
     let message = fs::read_to_string(&settings.runtime_log).ok().and_then(|log| last_error(&log));
     let stderr = read_available(stderr);
     for words in [message.as_deref(), stderr.as_deref()].into_iter().flatten() {
@@ -22,7 +29,7 @@ pub(crate) fn failure(settings: &Settings, status: Status, stderr: &OwnedFd) -> 
             text.push_str(words);
         }
     }
-    Failure::new(Stage::Create, text)
+    Failure::new(stage, text)
 }
 
 /// A process's end in words.

@@ -116,7 +116,9 @@ async fn wait_for_death(state_dir: &Path) {
 #[tokio::test]
 async fn a_container_lives_until_its_exit_is_known() {
     let container = Container::new();
-    let created = launch(&container.launch("read x; exit 5")).await.unwrap();
+    let go = container.path("go");
+    let script = format!("while ! [ -e {} ]; do sleep 0.01; done; exit 5", go.display());
+    let created = launch(&container.launch(&script)).await.unwrap();
     let Created { pid, start_time, monitor, warnings } = created;
     assert!(warnings.is_empty(), "{warnings:?}");
     assert!(is_alive(&container.state_dir()).unwrap());
@@ -127,8 +129,8 @@ async fn a_container_lives_until_its_exit_is_known() {
     let refused = monitor.resize(80, 25).await.unwrap_err();
     assert!(refused.to_string().contains("no terminal"), "{refused}");
 
+    fs::write(go, "").unwrap();
     let Ended::Exited(exit) = timeout(PATIENCE, monitor.exited()).await.unwrap() else { panic!("lost") };
-    // Standard input is /dev/null, so the script has gone on at once.
     assert_eq!((exit.pid, exit.exit_code, exit.signal), (pid, 5, 0));
     assert_eq!(read_exit(&container.path("exit")).unwrap(), Some(exit));
     assert_eq!(monitor.exited().await, Ended::Exited(exit));

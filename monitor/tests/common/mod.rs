@@ -157,6 +157,16 @@ impl Drop for Stage {
         for name in ["mnt", "logs"] {
             let _ = Command::new("umount").arg(self.path(name)).stderr(Stdio::null()).status();
         }
+        // The runtime leaves a cgroup behind in which the kernel has not buried the last process yet.
+        for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let cgroup = hierarchy.path().join(&self.id);
+            if hierarchy.path().join("cgroup.procs").exists() {
+                wait("the cgroup's end", || !cgroup.exists() || fs::remove_dir(&cgroup).is_ok());
+            } else {
+                // Where no hierarchy is mounted, crun makes plain directories.
+                let _ = fs::remove_dir_all(&cgroup);
+            }
+        }
     }
 }
 

@@ -7,7 +7,8 @@
 mod common;
 
 use std::fs;
-use std::time::Instant;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use common::{Plan, Stage, run};
 
@@ -56,4 +57,53 @@ fn throughput_of_short_lines() {
     let speed = (lines * 80) as f64 / seconds / 1e6;
     println!("{speed:.0} MB/s of 80-byte lines; {}; PSS {} KiB", processor_time(pid), memory(pid, "Pss:"));
     common::wait("the memory's release", || memory(pid, "Private_Dirty:") < 100);
+}
+
+/// Creates and deletes the stage's container with the runtime alone, on the plain directory of the layer.
+fn create_bare(stage: &Stage) -> Duration {
+    let config = stage.path("bundle/config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("/mnt/rootfs", "/layer")).unwrap();
+    let mut runtime = Command::new("crun");
+    runtime.arg("--root").arg(stage.path("runtime")).args(["create", "--bundle"]).arg(stage.path("bundle"));
+    let begin = Instant::now();
+    assert!(runtime.arg(&stage.id).status().unwrap().success());
+    let time = begin.elapsed();
+    stage.runtime(&["delete", "--force", &stage.id]);
+    fs::write(&config, text).unwrap();
+    time
+}
+
+/// Creates the stage's container with a monitor, and has it undone.
+fn create_monitored(stage: &Stage) -> Duration {
+    let begin = Instant::now();
+    let (mut monitor, _) = stage.create();
+    let time = begin.elapsed();
+    monitor.client = stage.connect();
+    monitor.wait();
+    time
+}
+
+/// The first creation in a new directory takes three times as long as the next, so each stage is warmed up by one of each,
+/// and the order changes from stage to stage.
+#[test]
+#[ignore = "a measurement"]
+fn creation_over_the_bare_runtime() {
+    let (mut bare, mut monitored) = (Vec::new(), Vec::new());
+    for round in 0..20 {
+        let stage = Stage::new("crun", &Plan::script("true"));
+        create_bare(&stage);
+        create_monitored(&stage);
+        for turn in [round % 2, (round + 1) % 2] {
+            match turn {
+                0 => bare.push(create_bare(&stage)),
+                _ => monitored.push(create_monitored(&stage)),
+            }
+        }
+    }
+    bare.sort();
+    monitored.sort();
+    let quartiles = |times: &[Duration]| [times[5], times[10], times[15]];
+    println!("quartiles of creation by the runtime alone: {:?}", quartiles(&bare));
+    println!("quartiles of creation by a monitor:         {:?}", quartiles(&monitored));
 }

@@ -1,0 +1,127 @@
+//! The children of the monitor: the runtime that creates the container, and the one that undoes it.
+//!
+//! The first prepares its own mount namespace, so that the root filesystem exists nowhere else. What fails before the
+//! runtime's binary runs comes back over a pipe that closes on exec.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder};
+use std::io::{self, PipeReader, PipeWriter, Read, Write, pipe};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio, exit};
+
+use podd_monitor::protocol::{CONSOLE_SOCKET, MAX_TEXT, ROOTFS, Settings, Stage};
+
+use crate::failure::{Described, Failure, Staged};
+use crate::overlay::mount_overlay;
+use crate::stdio::ChildStreams;
+use crate::sys::mount::{mount, unshare_mounts};
+use crate::sys::process::{Fork, die_with_parent, fork, reset_signals};
+
+const OOM_SCORE_ADJ: &str = "/proc/self/oom_score_adj";
+
+/// The kernel should take a container before its monitor: lowers the monitor's score and gives the old one, for children.
+pub(crate) fn protect_from_oom() -> Option<String> {
+    let before = fs::read_to_string(OOM_SCORE_ADJ).ok()?;
+    fs::write(OOM_SCORE_ADJ, "-999").ok()?;
+    Some(before.trim().to_owned())
+}
+
+/// `<runtime> create` at work.
+pub(crate) struct Create {
+    pub(crate) pid: i32,
+    errors: PipeReader,
+}
+
+impl Create {
+    pub(crate) fn start(
+        settings: &Settings,
+        streams: ChildStreams,
+        console: Option<&str>,
+        oom_score: Option<&str>,
+    ) -> Result<Self, Failure> {
+        let (errors, errors_of_child) = pipe().described("make a pipe").at(Stage::Process)?;
+        match fork().described("fork").at(Stage::Process)? {
+            Fork::Parent(pid) => Ok(Self { pid, errors }),
+            Fork::Child => {
+                die_with_parent();
+                restore_oom_score(oom_score);
+                let failure = run_create(settings, streams, console);
+                send(errors_of_child, &failure);
+                exit(127)
+            }
+        }
+    }
+
+    /// What went wrong before the runtime ran, if anything. Does not wait once the child has ended.
+    pub(crate) fn early_failure(mut self) -> Option<Failure> {
+        let mut message = Vec::new();
+        self.errors.read_to_end(&mut message).ok()?;
+        let (stage, text) = message.split_first()?;
+        let text = String::from_utf8_lossy(text);
+        Some(Failure::new(Stage::from_number(*stage), text))
+    }
+}
+
+/// Starts a command without streams of its own and gives its pid.
+pub(crate) fn start_quietly(argv: &[OsString], oom_score: Option<&str>) -> io::Result<i32> {
+    match fork()? {
+        Fork::Parent(pid) => Ok(pid),
+        Fork::Child => {
+            restore_oom_score(oom_score);
+            reset_signals();
+            if let Some((program, arguments)) = argv.split_first() {
+                let _ = Command::new(program).args(arguments).exec();
+            }
+            exit(127)
+        }
+    }
+}
+
+/// Becomes the runtime; returns only when that fails.
+fn run_create(settings: &Settings, streams: ChildStreams, console: Option<&str>) -> Failure {
+    if let Err(failure) = mount_root(settings) {
+        return failure;
+    }
+    reset_signals();
+    let replace = |argument: &OsString| match console {
+        Some(path) if argument == OsStr::new(CONSOLE_SOCKET) => OsString::from(path),
+        _ => argument.clone(),
+    };
+    let Some((program, arguments)) = settings.create.split_first() else {
+        return Failure::new(Stage::Exec, "the command is empty");
+    };
+    let error = Command::new(program)
+        .args(arguments.iter().map(replace))
+        .stdin(Stdio::from(streams.stdin))
+        .stdout(Stdio::from(streams.stdout))
+        .stderr(Stdio::from(streams.stderr))
+        .exec();
+    Failure::new(Stage::Exec, format!("execute {}: {error}", program.display()))
+}
+
+fn mount_root(settings: &Settings) -> Result<(), Failure> {
+    let mount_point = &settings.mount_point;
+    unshare_mounts().described("make a mount namespace").at(Stage::Namespace)?;
+    mount("tmpfs", mount_point, b"mode=755,size=64k")
+        .described(format_args!("mount a tmpfs on {}", mount_point.display()))
+        .at(Stage::Namespace)?;
+    let target = mount_point.join(ROOTFS);
+    DirBuilder::new()
+        .mode(0o755)
+        .create(&target)
+        .described(format_args!("make {}", target.display()))
+        .at(Stage::Namespace)?;
+    mount_overlay(&settings.overlay, &target).at(Stage::Overlay)
+}
+
+fn restore_oom_score(score: Option<&str>) {
+    if let Some(score) = score {
+        let _ = fs::write(OOM_SCORE_ADJ, score);
+    }
+}
+
+fn send(mut pipe: PipeWriter, failure: &Failure) {
+    let text = &failure.text.as_bytes()[..failure.text.len().min(MAX_TEXT)];
+    let _ = pipe.write_all(&[&[failure.stage.number()], text].concat());
+}

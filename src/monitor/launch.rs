@@ -1,0 +1,131 @@
+//! Starts a monitor and waits for its container.
+//!
+//! The monitor gets its end of the socket as standard input and the locked lock file as standard output, so it inherits
+//! these two descriptors and no other. It makes both its own at once; its container never sees them.
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use podd_monitor::protocol::{LOCK_FILE, Report, Request, Settings, VERSION};
+use tokio::net::UnixStream;
+use tokio::process::Command;
+use tokio::time::{sleep, timeout};
+
+use super::connection::{Monitor, Wire, check};
+use super::{ANSWER_PATIENCE, MonitorError};
+
+/// What the monitor itself has to say goes here, in the state directory.
+const STDERR_FILE: &str = "monitor.log";
+
+/// The service manager's word to the daemon alone: a runtime that inherits it would pass it on into the container.
+const DAEMON_ENVIRONMENT: [&str; 6] =
+    ["NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID", "WATCHDOG_USEC"];
+
+/// A question whether a monitor lives holds the lock for an instant; so often is the lock tried again, so far apart.
+const LOCK_ATTEMPTS: u32 = 5;
+const LOCK_PAUSE: Duration = Duration::from_millis(2);
+
+/// A monitor to be started.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// The path of `podd-monitor`.
+    pub binary: PathBuf,
+    /// What it is to create.
+    pub settings: Settings,
+}
+
+/// A container that waits for its start, with its monitor. Without [`Monitor::commit`] it goes as its handle does.
+#[derive(Debug)]
+pub struct Created {
+    /// The init's pid.
+    pub pid: u32,
+    /// The init's start time in clock ticks since boot.
+    pub start_time: u64,
+    /// The monitor.
+    pub monitor: Monitor,
+    /// What was refused that the container can do without, for instance a cgroup that the monitor could not join.
+    pub warnings: Vec<String>,
+}
+
+/// Starts a monitor and waits until its container is created. Dropping the future undoes everything.
+pub async fn launch(launch: &Launch) -> Result<Created, MonitorError> {
+    let (ours, theirs) = StdStream::pair().map_err(|e| failed("start", &launch.binary, e))?;
+    spawn(launch, theirs).await?;
+    ours.set_nonblocking(true).map_err(|e| failed("start", &launch.binary, e))?;
+    let stream = UnixStream::from_std(ours).map_err(|e| failed("start", &launch.binary, e))?;
+    let patience = launch.settings.create_timeout + ANSWER_PATIENCE;
+    let silent = |_| MonitorError::Silent { operation: "create the container", patience };
+    timeout(patience, converse(stream, &launch.settings)).await.map_err(silent)?
+}
+
+async fn spawn(launch: &Launch, socket: StdStream) -> Result<(), MonitorError> {
+    let state_dir = &launch.settings.state_dir;
+    let lock = lock(&state_dir.join(LOCK_FILE)).await?;
+    let stderr_path = state_dir.join(STDERR_FILE);
+    let stderr = File::create(&stderr_path).map_err(|e| failed("create", &stderr_path, e))?;
+    let mut command = Command::new(&launch.binary);
+    command
+        .arg("run")
+        .arg(&launch.settings.container_id)
+        .current_dir("/")
+        .stdin(OwnedFd::from(socket))
+        .stdout(OwnedFd::from(lock))
+        .stderr(OwnedFd::from(stderr));
+    for name in DAEMON_ENVIRONMENT {
+        command.env_remove(name);
+    }
+    let mut child = command.spawn().map_err(|e| failed("start", &launch.binary, e))?;
+    // Takes the exit code, so that no zombie stays. Nothing else depends on this task.
+    tokio::spawn(async move { child.wait().await });
+    // The command, dropped here, holds the daemon's copies of the monitor's descriptors.
+    Ok(())
+}
+
+/// Says hello, sends the settings and waits for the outcome.
+async fn converse(stream: UnixStream, settings: &Settings) -> Result<Created, MonitorError> {
+    const OPERATION: &str = "create the container";
+    let mut wire = Wire::new(stream);
+    let ended = |_| MonitorError::Ended(OPERATION);
+    wire.send(&Request::Hello(VERSION)).await.map_err(ended)?;
+    wire.send(&Request::Settings(Box::new(settings.clone()))).await.map_err(ended)?;
+    let mut warnings = Vec::new();
+    loop {
+        match wire.report().await? {
+            Some(Report::Hello(version)) => check(version)?,
+            Some(Report::Warning(text)) => {
+                tracing::warn!(container = settings.container_id, text, "the monitor warns");
+                warnings.push(text);
+            }
+            Some(Report::Created { pid, start_time }) => {
+                return Ok(Created { pid, start_time, monitor: Monitor::start(wire), warnings });
+            }
+            Some(Report::Failed { stage, text }) => return Err(MonitorError::Failed { stage, text }),
+            Some(Report::Refused(text)) => return Err(MonitorError::Refused { operation: OPERATION, text }),
+            Some(other @ (Report::Done | Report::State { .. } | Report::Exited(_))) => {
+                return Err(MonitorError::Protocol(format!("{other:?} comes before the container")));
+            }
+            Some(Report::Unknown(_)) => {}
+            None => return Err(MonitorError::Ended(OPERATION)),
+        }
+    }
+}
+
+async fn lock(path: &Path) -> Result<File, MonitorError> {
+    let file = File::create(path).map_err(|e| failed("create", path, e))?;
+    for _ in 0..LOCK_ATTEMPTS {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => sleep(LOCK_PAUSE).await,
+            Err(TryLockError::Error(error)) => return Err(failed("lock", path, error)),
+        }
+    }
+    Err(MonitorError::Busy(path.parent().unwrap_or(path).to_owned()))
+}
+
+fn failed(operation: &'static str, path: &Path, source: io::Error) -> MonitorError {
+    MonitorError::Io { operation, path: path.to_owned(), source }
+}

@@ -74,7 +74,7 @@ impl BlobStream {
         loop {
             let Some(body) = &mut self.body else {
                 match self.reopen().await {
-                    Err(e) if e.kind() == ErrorKind::Unavailable => self.count_break(e).await?,
+                    Err(e) if may_pass(&e) => self.count_break(e).await?,
                     reopened => reopened?,
                 }
                 continue;
@@ -179,6 +179,11 @@ impl fmt::Debug for BlobStream {
             .field("offset", &self.offset)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether to ask again after a failure. A registry that limits our rate has been asked often enough.
+fn may_pass(error: &RegistryError) -> bool {
+    error.kind() == ErrorKind::Unavailable && error.status() != Some(StatusCode::TOO_MANY_REQUESTS.as_u16())
 }
 
 /// Whether a partial answer begins at `offset`, by its `Content-Range: bytes FIRST-LAST/SIZE`.

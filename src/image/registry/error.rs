@@ -204,7 +204,7 @@ fn words_of(body: &[u8]) -> String {
 
 /// One line of bounded length, without control characters and without the queries of URLs (they may be signatures).
 fn clean(text: &str) -> String {
-    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let line: String = text.chars().map(|c| if is_invisible(c) { ' ' } else { c }).collect();
     let words = line.split_whitespace().map(|word| match word.split_once("://") {
         Some((_, rest)) => match rest.find(['?', '#']) {
             Some(end) => &word[..word.len() - rest.len() + end],
@@ -217,6 +217,13 @@ fn clean(text: &str) -> String {
         Some((end, _)) => format!("{}...", &line[..end]),
         None => line,
     }
+}
+
+/// Control characters, and those that hide text or turn its direction.
+fn is_invisible(c: char) -> bool {
+    let is_format =
+        matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+    c.is_control() || is_format
 }
 
 #[cfg(test)]
@@ -235,7 +242,7 @@ mod tests {
 
     #[test]
     fn what_a_registry_says_is_tamed() {
-        let text = message_of(b"see https://x.io/blob?X-Sig=secret\x1b[31m\r\nnow", &[]);
+        let text = message_of(b"see https://x.io/blob?X-Sig=secret\x1b[31m\r\n\xe2\x80\xaenow", &[]);
         assert_eq!(text, "see https://x.io/blob [31m now");
         assert_eq!(message_of(b"<html>", &[]), "");
         assert_eq!(message_of(&[b'a'; 9000], &[]).len(), LONGEST_MESSAGE + 3);

@@ -247,13 +247,12 @@ pub(super) fn is_loopback(address: &str) -> bool {
 fn certificate_fault(error: &reqwest::Error) -> Option<String> {
     let mut next: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(cause) = next {
-        // An io::Error hides what it wraps from its own chain.
-        let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let tls = inner.and_then(|e| e.downcast_ref::<rustls::Error>()).or(cause.downcast_ref());
-        if let Some(fault @ rustls::Error::InvalidCertificate(_)) = tls {
+        if let Some(fault @ rustls::Error::InvalidCertificate(_)) = cause.downcast_ref() {
             return Some(causes(fault));
         }
-        next = cause.source();
+        // The source of an io::Error is that of what it wraps, not what it wraps.
+        let wrapped = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| cause.source());
     }
     None
 }

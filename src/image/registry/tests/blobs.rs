@@ -14,7 +14,13 @@ fn content() -> Bytes {
     (0..200_000u32).flat_map(u32::to_le_bytes).collect::<Vec<u8>>().into()
 }
 
+/// Fetches in a task of its own, as a pull does.
 async fn fetch(reference: &Reference, digest: &Digest, size: u64) -> Result<Vec<u8>, RegistryError> {
+    let (reference, digest) = (reference.clone(), digest.clone());
+    tokio::spawn(async move { read_all(&reference, &digest, size).await }).await.unwrap()
+}
+
+async fn read_all(reference: &Reference, digest: &Digest, size: u64) -> Result<Vec<u8>, RegistryError> {
     let mut blob = client().open_blob(reference, &Credentials::Anonymous, digest, size).await?;
     let mut all = Vec::new();
     while let Some(chunk) = blob.next_chunk().await? {
@@ -134,6 +140,19 @@ async fn a_redirect_to_storage_loses_the_credentials_and_its_signature_is_not_sh
     assert!(!format!("{error} {error:?}").contains("wr0ng"), "{error:?}");
     assert!(server.seen().iter().any(|seen| seen.authorization.is_some()));
     assert!(storage.seen().len() == 2 && storage.seen().iter().all(|seen| seen.authorization.is_none()));
+}
+
+#[tokio::test]
+async fn a_rate_limit_in_mid_blob_is_respected() {
+    let (catalog, digest, size) = catalog();
+    let server = FaultRegistry::start(move |seen| match seen.earlier {
+        0 => catalog.answer(seen).broken_after(1000, Tail::Breaks),
+        _ => Reply::status(429).header("retry-after", "600"),
+    })
+    .await;
+    let error = fetch(&server.reference("app:v1"), &digest, size).await.unwrap_err();
+    assert_eq!((error.kind(), error.status()), (ErrorKind::Unavailable, Some(429)));
+    assert_eq!(server.seen().len(), 2);
 }
 
 #[tokio::test]

@@ -76,8 +76,8 @@ impl Reply {
         Self { bytes: bytes.into(), ..self }
     }
 
-    pub(super) fn header(mut self, name: &'static str, value: impl ToString) -> Self {
-        self.headers.push((name, value.to_string()));
+    pub(super) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
         self
     }
 
@@ -96,7 +96,7 @@ impl Reply {
     pub(super) fn broken_after(mut self, count: usize, tail: Tail) -> Self {
         let promised = self.bytes.len();
         self.bytes.truncate(count);
-        self.header("content-length", promised).tail(tail)
+        self.header("content-length", promised.to_string()).tail(tail)
     }
 
     fn into_response(self) -> Response<StreamBody<BoxStream<'static, io::Result<Frame<Bytes>>>>> {

@@ -7,7 +7,9 @@ use crate::image::digest::Digest;
 use crate::image::registry::{Compression, Credentials, ErrorKind, Platform, RegistryError, Resolved};
 
 async fn resolve(server: &FaultRegistry, rest: &str) -> Result<Resolved, RegistryError> {
-    client().resolve(&server.reference(rest), &Credentials::Anonymous, &amd64()).await
+    let reference = server.reference(rest);
+    let pull = async move { client().resolve(&reference, &Credentials::Anonymous, &amd64()).await };
+    tokio::spawn(pull).await.unwrap()
 }
 
 fn amd64() -> Platform {
@@ -101,7 +103,7 @@ async fn bytes_that_are_not_what_their_digest_says_are_refused() {
     let server = FaultRegistry::start(move |seen| match seen.path.as_str() {
         "/v2/app/manifests/header" => {
             let seen = Seen { path: "/v2/app/manifests/v1".into(), ..seen.clone() };
-            catalog.answer(&seen).header("docker-content-digest", Digest::of(b"something else"))
+            catalog.answer(&seen).header("docker-content-digest", String::from(Digest::of(b"something else")))
         }
         "/v2/app/manifests/v1" => catalog.answer(seen),
         path if path.contains("/manifests/") => Reply::ok(r#"{"manifests":[]}"#),
@@ -166,8 +168,8 @@ async fn every_status_has_its_kind_and_the_registrys_words() {
 async fn a_passing_failure_is_retried_but_a_long_retry_after_is_not_waited_for() {
     let catalog = Catalog::with_image(&[b"layer"]);
     let server = FaultRegistry::start(move |seen| match (seen.path.as_str(), seen.earlier) {
-        ("/v2/app/manifests/limited", _) => Reply::status(429).header("retry-after", 3600),
-        ("/v2/app/manifests/v1", 0) => Reply::status(429).header("retry-after", 0),
+        ("/v2/app/manifests/limited", _) => Reply::status(429).header("retry-after", "3600"),
+        ("/v2/app/manifests/v1", 0) => Reply::status(429).header("retry-after", "0"),
         ("/v2/app/manifests/v1", 1) => Reply::status(503),
         _ => catalog.answer(seen),
     })

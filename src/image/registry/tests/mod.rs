@@ -5,3 +5,4 @@ mod blobs;
 mod fault;
 mod manifests;
 mod real;
+mod tls;

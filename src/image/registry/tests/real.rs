@@ -13,27 +13,32 @@ use crate::image::digest::{Digest, Hasher};
 use crate::image::reference::Reference;
 use crate::image::registry::{Credentials, ErrorKind, Platform};
 
-const PASSWORD: &str = "hush-password";
+pub(super) const PASSWORD: &str = "hush-password";
 /// bcrypt of [`PASSWORD`].
 const HTPASSWD: &str = "user:$2y$04$mtV4rlOkvT12Xdr.DPgc7OyLQ41NoJAE6lgWmuhgM4ExtzIquQSEC\n";
 
-struct Server {
+pub(super) struct Server {
     child: Child,
-    address: String,
+    pub(super) address: String,
 }
 
 impl Server {
-    fn start(directory: &Path) -> Self {
+    /// Starts the server with its state in `directory`, by HTTPS where it has `cert.pem` and `key.pem`.
+    pub(super) fn start(directory: &Path) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = format!("127.0.0.1:{port}");
         let (storage, users) = (directory.join("storage"), directory.join("htpasswd"));
         fs::write(&users, HTPASSWD).unwrap();
-        let config = json!({
+        let mut config = json!({
             "version": 0.1,
             "storage": { "filesystem": { "rootdirectory": storage } },
             "http": { "addr": address },
             "auth": { "htpasswd": { "realm": "test", "path": users } },
         });
+        let (certificate, key) = (directory.join("cert.pem"), directory.join("key.pem"));
+        if certificate.exists() {
+            config["http"]["tls"] = json!({ "certificate": certificate, "key": key });
+        }
         let file = directory.join("config.yml");
         fs::write(&file, config.to_string()).unwrap();
         let child = Command::new("docker-registry")

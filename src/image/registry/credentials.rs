@@ -42,11 +42,12 @@ pub enum CredentialsError {
     #[error("the credentials have a password but no user name")]
     NoUsername,
     /// The auth file cannot be read.
-    #[error("read auth file {}: {source}", path.display())]
+    #[error("read auth file {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// The cause.
+        #[source]
         source: std::io::Error,
     },
     /// The auth file is not what containers-auth.json(5) describes. The cause is left out: it could quote a secret.

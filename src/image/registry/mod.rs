@@ -37,7 +37,7 @@ pub use self::platform::Platform;
 pub use self::resolve::Resolved;
 pub use self::transport::{SetupError, Timeouts};
 
-use self::error::Context;
+use self::error::{Context, causes};
 use self::session::Session;
 use self::token::Tokens;
 use self::transport::Transport;
@@ -114,7 +114,7 @@ impl RegistryClient {
         let credentials = match (credentials, &self.inner.auth_file) {
             (Credentials::Anonymous, Some(path)) => Credentials::from_file(path, reference).map_err(|e| {
                 Context::new(Stage::ReadCredentials, reference.to_string())
-                    .error(ErrorKind::Unauthorized, e.to_string())
+                    .error(ErrorKind::Unauthorized, causes(&e))
             })?,
             (given, _) => given.clone(),
         };

@@ -102,7 +102,7 @@ impl Transport {
         let known = self.lock().get(registry).copied();
         let scheme = match known {
             Some(scheme) => scheme,
-            None => self.probe(url("https")?, url("http")?, context).await?,
+            None => self.find_scheme(&url("https")?, &url("http")?, context).await?,
         };
         self.lock().insert(registry.to_owned(), scheme);
         url(scheme)
@@ -177,11 +177,28 @@ impl Transport {
         }
     }
 
+    async fn find_scheme(
+        &self,
+        https: &Url,
+        http: &Url,
+        context: &Context,
+    ) -> Result<&'static str, RegistryError> {
+        let mut tries = 1;
+        loop {
+            match self.probe(https, http, context).await {
+                Err(_) if tries < TRIES => tokio::time::sleep(self.backoff(tries)).await,
+                result => return result,
+            }
+            tries += 1;
+        }
+    }
+
     /// HTTPS where it works, plain HTTP where only that does. A certificate that is not trusted is an error, no reason
     /// to speak plainly. Nothing secret is in these requests.
-    async fn probe(&self, https: Url, http: Url, context: &Context) -> Result<&'static str, RegistryError> {
-        let ping = async |url: Url| {
-            let url = url.join("v2/").unwrap_or(url);
+    async fn probe(&self, https: &Url, http: &Url, context: &Context) -> Result<&'static str, RegistryError> {
+        let ping = async |root: &Url| {
+            let mut url = root.clone();
+            url.set_path("v2/");
             let request = self.client(&url).get(url.clone()).send();
             tokio::time::timeout(self.timeouts.header, request).await
         };

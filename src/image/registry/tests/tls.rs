@@ -56,7 +56,7 @@ async fn a_certificate_counts_only_where_its_authority_is_known() {
 }
 
 #[tokio::test]
-#[ignore = "the second process of the test above"]
+#[ignore = "runs as the second process of the test above"]
 async fn a_trusted_registry_is_asked() {
     let error = ask(&std::env::var(ADDRESS).unwrap()).await;
     assert_eq!((error.kind(), error.status()), (ErrorKind::NotFound, Some(404)), "{error}");

@@ -1,4 +1,4 @@
-//! One pull's conversation with a registry: authorization and redirects over [`Transport`].
+//! One pull's conversation with a registry: authorization and redirects over the [`transport`](super::transport).
 //!
 //! A request is sent without credentials until the registry asks for them. They are shown to the registry's own origin and
 //! to the token service that it names, nowhere else: a redirect to another origin (a blob's storage, as a rule) drops them.

@@ -1,1 +1,4 @@
 //! (to come)
+pub mod digest;
+pub mod reference;
+pub mod registry;

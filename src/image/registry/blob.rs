@@ -1,0 +1,195 @@
+//! A blob as a stream of bytes that survives broken connections.
+//!
+//! ```text
+//!            chunk                     size reached, body ends
+//!   Open ───────────▶ Open            ──────────────────────▶ done
+//!    │ break, stall, early end
+//!    ▼
+//!   Broken ── pause, Range request ──▶ Open      (bounded; progress renews the allowance)
+//! ```
+//!
+//! Exactly `size` bytes come out, or an error. Whether they are the right ones is for the consumer to find out, who reads
+//! them once anyway: see [`Hasher`](crate::image::digest::Hasher).
+
+use std::fmt;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream::try_unfold;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use reqwest::Response;
+use tokio::io::AsyncRead;
+use tokio_util::io::StreamReader;
+
+use super::error::{Context, ErrorKind, RegistryError, Stage};
+use super::session::Session;
+use crate::image::digest::Digest;
+
+/// How often in a row a connection may break without [`PROGRESS`] in between.
+const MOST_BREAKS: u32 = 5;
+/// As much as has to arrive for earlier breaks to be forgotten.
+const PROGRESS: u64 = 1024 * 1024;
+
+/// The body of a blob, in order, resumed where a connection breaks.
+pub struct BlobStream {
+    session: Session,
+    context: Context,
+    digest: Digest,
+    size: u64,
+    /// How many bytes were given out.
+    offset: u64,
+    body: Option<Response>,
+    /// Bytes that a server without Range support sends again.
+    repeated: u64,
+    breaks: u32,
+    last_break: u64,
+}
+
+impl BlobStream {
+    pub(super) async fn open(session: Session, digest: &Digest, size: u64) -> Result<Self, RegistryError> {
+        let context = Context::new(Stage::FetchBlob, format!("{digest} of {}", session.reference));
+        let mut stream = Self {
+            session,
+            context,
+            digest: digest.clone(),
+            size,
+            offset: 0,
+            body: None,
+            repeated: 0,
+            breaks: 0,
+            last_break: 0,
+        };
+        stream.reopen().await?;
+        Ok(stream)
+    }
+
+    /// The size that the stream will have given out at its end.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The next bytes, never empty; `None` at the end. Cancelling the future loses nothing.
+    pub async fn next_chunk(&mut self) -> Result<Option<Bytes>, RegistryError> {
+        let stall = self.session.client.inner.transport.timeouts.stall;
+        loop {
+            let Some(body) = &mut self.body else {
+                match self.reopen().await {
+                    Err(e) if may_pass(&e) => self.count_break(e).await?,
+                    reopened => reopened?,
+                }
+                continue;
+            };
+            let error = match tokio::time::timeout(stall, body.chunk()).await {
+                Ok(Ok(Some(chunk))) => match self.admit(chunk)? {
+                    Some(chunk) => return Ok(Some(chunk)),
+                    None => continue,
+                },
+                // All is there: how the connection ends no longer matters.
+                _ if self.offset == self.size => return Ok(None),
+                Ok(Ok(None)) => {
+                    let detail = format!("the body ended after {} of {} bytes", self.offset, self.size);
+                    self.context.unavailable(detail)
+                }
+                Ok(Err(e)) => self.context.transport(e),
+                Err(_) => self.context.unavailable(format!("no bytes for {stall:?}")),
+            };
+            self.body = None;
+            self.count_break(error).await?;
+        }
+    }
+
+    /// The stream as [`Stream`].
+    pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, RegistryError>> + Send {
+        try_unfold(self, async |mut blob| Ok(blob.next_chunk().await?.map(|chunk| (chunk, blob))))
+    }
+
+    /// The stream as [`AsyncRead`]; a [`RegistryError`] is inside its errors.
+    pub fn into_reader(self) -> impl AsyncRead + Send {
+        StreamReader::new(Box::pin(self.into_stream()))
+    }
+
+    /// Takes in a chunk, without what was given out before a break; `None` where nothing of it is new.
+    fn admit(&mut self, mut chunk: Bytes) -> Result<Option<Bytes>, RegistryError> {
+        let known = usize::try_from(self.repeated).map_or(chunk.len(), |repeated| repeated.min(chunk.len()));
+        self.repeated -= known as u64;
+        let chunk = chunk.split_off(known);
+        if chunk.is_empty() {
+            return Ok(None);
+        }
+        let offset = self.offset + chunk.len() as u64;
+        if offset > self.size {
+            return Err(self
+                .context
+                .error(ErrorKind::TooLarge, format!("more than the {} bytes of its manifest", self.size)));
+        }
+        self.offset = offset;
+        Ok(Some(chunk))
+    }
+
+    /// Pauses before the next attempt, or gives up with `error`.
+    async fn count_break(&mut self, error: RegistryError) -> Result<(), RegistryError> {
+        if self.offset - self.last_break >= PROGRESS {
+            self.breaks = 0;
+        }
+        self.last_break = self.offset;
+        self.breaks += 1;
+        if self.breaks > MOST_BREAKS {
+            return Err(error);
+        }
+        tracing::debug!(blob = %self.digest, offset = self.offset, %error, "resuming a blob");
+        tokio::time::sleep(self.session.client.inner.transport.backoff(self.breaks)).await;
+        Ok(())
+    }
+
+    /// Asks for what is missing.
+    async fn reopen(&mut self) -> Result<(), RegistryError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if self.offset > 0 {
+            let range = HeaderValue::from_str(&format!("bytes={}-", self.offset));
+            headers.insert(header::RANGE, range.map_err(|e| self.context.invalid(e.to_string()))?);
+        }
+        let path = format!("blobs/{}", self.digest);
+        let response = self.session.get(&path, &headers, &self.context).await?;
+        self.repeated = match response.status() {
+            StatusCode::OK => self.offset,
+            StatusCode::PARTIAL_CONTENT if self.offset > 0 && starts_at(&response, self.offset) => 0,
+            status => {
+                return Err(self
+                    .context
+                    .status(status, "the registry answers with another range than asked"));
+            }
+        };
+        let promised = response.content_length().map(|length| length + self.offset - self.repeated);
+        if let Some(promised) = promised.filter(|promised| *promised != self.size) {
+            let kind = if promised > self.size { ErrorKind::TooLarge } else { ErrorKind::Invalid };
+            let detail = format!("the registry has {promised} bytes, its manifest says {}", self.size);
+            return Err(self.context.error(kind, detail));
+        }
+        self.body = Some(response);
+        Ok(())
+    }
+}
+
+impl fmt::Debug for BlobStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlobStream")
+            .field("digest", &self.digest)
+            .field("size", &self.size)
+            .field("offset", &self.offset)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether to ask again after a failure. A registry that limits our rate has been asked often enough.
+fn may_pass(error: &RegistryError) -> bool {
+    error.kind() == ErrorKind::Unavailable && error.status() != Some(StatusCode::TOO_MANY_REQUESTS.as_u16())
+}
+
+/// Whether a partial answer begins at `offset`, by its `Content-Range: bytes FIRST-LAST/SIZE`.
+fn starts_at(response: &Response, offset: u64) -> bool {
+    let range = response.headers().get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
+    let first =
+        range.and_then(|text| text.strip_prefix("bytes ")?.split('-').next()?.trim().parse::<u64>().ok());
+    first == Some(offset)
+}

@@ -1,0 +1,8 @@
+//! The registry client against a registry with faults, and against a real one.
+
+mod auth;
+mod blobs;
+mod fault;
+mod manifests;
+mod real;
+mod tls;

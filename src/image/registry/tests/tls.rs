@@ -1,0 +1,63 @@
+//! HTTPS with real certificates: trusted ones work, others are an error and no reason to speak plainly.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::fault::client;
+use super::real::Server;
+use crate::image::registry::{Credentials, ErrorKind, Platform, RegistryError};
+
+/// Tells the second process which registry to ask.
+const ADDRESS: &str = "PODD_TEST_REGISTRY";
+
+fn openssl(directory: &Path, command: &str) {
+    let run = Command::new("openssl").args(command.split(' ')).current_dir(directory).output();
+    let run = run.expect("the Debian package openssl is installed");
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+}
+
+/// Makes an authority `ca.pem`, and of it `cert.pem` with `key.pem` for 127.0.0.1.
+fn write_certificates(directory: &Path) {
+    fs::write(directory.join("extensions"), "subjectAltName=IP:127.0.0.1").unwrap();
+    let new_key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    openssl(
+        directory,
+        &format!("req -x509 {new_key} -days 2 -subj /CN=authority -keyout ca.key -out ca.pem"),
+    );
+    openssl(directory, &format!("req -new {new_key} -subj /CN=registry -keyout key.pem -out request.pem"));
+    let signed = "x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 2";
+    openssl(directory, &format!("{signed} -extfile extensions -out cert.pem"));
+}
+
+async fn ask(address: &str) -> RegistryError {
+    let reference = format!("{address}/app:absent").parse().unwrap();
+    let credentials = Credentials::Basic { username: "user".into(), password: super::real::PASSWORD.into() };
+    client().resolve(&reference, &credentials, &Platform::host()).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_certificate_counts_only_where_its_authority_is_known() {
+    let directory = tempfile::tempdir().unwrap();
+    write_certificates(directory.path());
+    let server = Server::start(directory.path());
+    let error = ask(&server.address).await;
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains("certificate: invalid peer certificate: UnknownIssuer"), "{error}");
+    // The system's authorities are read from the environment, so a process of its own knows another one.
+    let trusting = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "image::registry::tests::tls::a_trusted_registry_is_asked", "--ignored"])
+        .env("SSL_CERT_FILE", directory.path().join("ca.pem"))
+        .env(ADDRESS, &server.address)
+        .output()
+        .unwrap();
+    let output = String::from_utf8_lossy(&trusting.stdout);
+    assert!(trusting.status.success() && output.contains("1 passed"), "{output}");
+}
+
+#[tokio::test]
+#[ignore = "runs as the second process of the test above"]
+async fn a_trusted_registry_is_asked() {
+    let error = ask(&std::env::var(ADDRESS).unwrap()).await;
+    assert_eq!((error.kind(), error.status()), (ErrorKind::NotFound, Some(404)), "{error}");
+}

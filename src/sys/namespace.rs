@@ -179,7 +179,7 @@ impl NamespaceRequest {
 
 /// Binds the calling thread's namespace to a new file; a file that was there already is left alone.
 fn pin(kind: &str, path: &Path) -> io::Result<()> {
-    OpenOptions::new().write(true).create_new(true).mode(0).open(path)?;
+    OpenOptions::new().write(true).create_new(true).mode(0o000).open(path)?;
     let bound = rustix::mount::mount_bind(format!("/proc/thread-self/ns/{kind}"), path);
     if bound.is_err() {
         let _ = fs::remove_file(path);

@@ -4,6 +4,8 @@
 //! back in the wrong namespace. A pod without a process keeps its namespaces through their pins: bind mounts of the
 //! thread's `/proc/thread-self/ns` entries on empty files. Either all that a request asks for is pinned, or nothing is left.
 
+mod sysctl;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -15,6 +17,7 @@ use std::thread;
 use rustix::net::{AddressFamily, SocketType};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
+use self::sysctl::Sysctl;
 use crate::sys::mount;
 
 /// The namespaces that a pod gets: each that is asked for with the path of its pin, which must not exist.
@@ -218,70 +221,34 @@ fn loopback_up() -> io::Result<()> {
     Ok(())
 }
 
-/// A parameter that is the pod's to set, with its file.
-struct Sysctl<'a> {
-    name: &'a str,
-    value: &'a str,
-    kind: &'static str,
-    path: PathBuf,
-}
-
-impl<'a> Sysctl<'a> {
-    /// Refuses what reaches beyond the pod: a value of the node, or a path that leaves /proc/sys.
-    fn check(name: &'a str, value: &'a str, request: &NamespaceRequest) -> Result<Self, NamespaceError> {
-        let refused = |reason| NamespaceError::SysctlRefused { name: name.to_owned(), reason };
-        let parts = sysctl_parts(name);
-        if parts.len() < 2 || parts.iter().any(|p| p.is_empty() || p == "." || p == ".." || p.contains('/')) {
-            return Err(refused("it is not the name of a kernel parameter"));
-        }
-        let parameter = parts[1].as_str();
-        let (kind, own) = match parts[0].as_str() {
-            "net" => ("net", request.net.is_some()),
-            "fs" if parameter == "mqueue" => ("ipc", request.ipc.is_some()),
-            "kernel"
-                if parameter == "sem" || parameter.starts_with("shm") || parameter.starts_with("msg") =>
-            {
-                ("ipc", request.ipc.is_some())
-            }
-            _ => {
-                return Err(refused(
-                    "it belongs to the node; a pod may set net.*, kernel.shm*, kernel.msg*, kernel.sem and fs.mqueue.*",
-                ));
-            }
-        };
-        if !own {
-            return Err(refused("the pod shares that namespace with the node"));
-        }
-        Ok(Self { name, value, kind, path: Path::new("/proc/sys").join(parts.join("/")) })
-    }
-
-    /// Writes the value; /proc/sys shows the namespaces of the thread that opens it.
-    fn write(&self) -> Result<(), NamespaceError> {
-        OpenOptions::new()
-            .write(true)
-            .open(&self.path)
-            .and_then(|mut file| io::Write::write_all(&mut file, self.value.as_bytes()))
-            .map_err(|source| NamespaceError::Sysctl {
-                name: self.name.to_owned(),
-                value: self.value.to_owned(),
-                kind: self.kind,
-                source,
-            })
-    }
-}
-
-/// The parts of a parameter's name as sysctl(8) reads it: the first separator decides, and in the form with dots a `/`
-/// stands for a dot within a part (`net.ipv4.conf.eth0/100.forwarding`).
-fn sysctl_parts(name: &str) -> Vec<String> {
-    match name.find(['.', '/']).map(|at| name.as_bytes()[at]) {
-        Some(b'/') => name.split('/').map(str::to_owned).collect(),
-        _ => name.split('.').map(|part| part.replace('/', ".")).collect(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A directory for pins, which are gone with it also when a test fails.
+    struct Pins(tempfile::TempDir);
+
+    impl Pins {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn path(&self) -> &Path {
+            self.0.path()
+        }
+
+        fn remove(&self) {
+            for entry in fs::read_dir(self.path()).unwrap() {
+                unpin(&entry.unwrap().path()).unwrap();
+            }
+        }
+    }
+
+    impl Drop for Pins {
+        fn drop(&mut self) {
+            self.remove();
+        }
+    }
 
     fn request(directory: &Path) -> NamespaceRequest {
         NamespaceRequest {
@@ -290,10 +257,6 @@ mod tests {
             uts: Some(directory.join("uts")),
             ..NamespaceRequest::default()
         }
-    }
-
-    fn unpin_all(request: &NamespaceRequest) {
-        request.wanted().for_each(|(_, _, path)| unpin(path).unwrap());
     }
 
     fn nsenter(kind: &str, path: &Path, command: &[&str]) -> String {
@@ -308,7 +271,7 @@ mod tests {
 
     #[test]
     fn pinned_namespaces_have_what_was_asked_for() {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = Pins::new();
         let mut request = request(directory.path());
         request.hostname = Some("pod-a".to_owned());
         request.sysctls = BTreeMap::from([
@@ -327,13 +290,15 @@ mod tests {
         assert_eq!(value("ipc", &ipc, "fs/mqueue/msg_max"), "7");
         assert!(nsenter("net", &net, &["ip", "link", "show", "lo"]).contains("LOOPBACK,UP"));
         assert_ne!(fs::read_to_string("/proc/sys/kernel/shmmax").unwrap().trim(), "1234567");
-        unpin_all(&request);
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        directory.remove();
+        assert!(
+            !fs::read_to_string("/proc/self/mountinfo").unwrap().contains(directory.path().to_str().unwrap())
+        );
     }
 
     #[test]
     fn a_closure_runs_inside_and_the_caller_stays_outside() {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = Pins::new();
         let net = directory.path().join("net");
         create_pinned(&NamespaceRequest { net: Some(net.clone()), ..NamespaceRequest::default() }).unwrap();
         let own = || fs::read_link("/proc/thread-self/ns/net").unwrap();
@@ -350,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_failure_at_any_stage_leaves_nothing() {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = Pins::new();
         let sysctl = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);
         let cases = [
             (
@@ -378,31 +343,7 @@ mod tests {
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
         unpin(&directory.path().join("uts")).unwrap();
         unpin(&directory.path().join("uts")).unwrap();
-    }
-
-    #[test]
-    fn parameters_of_the_node_are_refused_by_name() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut request = request(directory.path());
-        request.ipc = None;
-        for name in [
-            "kernel.pid_max",
-            "vm.swappiness",
-            "kernel.shmmax",
-            "net",
-            "",
-            "net..ipv4",
-            "net/../kernel/pid_max",
-            "net./../kernel.pid_max",
-            "fs.file-max",
-            "/net/ipv4",
-            "kernel/domainname",
-        ] {
-            request.sysctls = BTreeMap::from([(name.to_owned(), "1".to_owned())]);
-            let error = create_pinned(&request).unwrap_err();
-            assert!(matches!(&error, NamespaceError::SysctlRefused { name: n, .. } if n == name), "{error}");
-        }
-        assert_eq!(sysctl_parts("net.ipv4.conf.eth0/1.tag"), ["net", "ipv4", "conf", "eth0.1", "tag"]);
-        assert_eq!(sysctl_parts("net/ipv4/conf/eth0.1/tag"), ["net", "ipv4", "conf", "eth0.1", "tag"]);
+        pin("none", &directory.path().join("none")).unwrap_err();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 }

@@ -1,1 +1,100 @@
-//! (to come)
+//! Mounts that the daemon itself makes and removes: directories with a propagation of their own, tmpfs, bind mounts.
+//!
+//! All of it is idempotent, because a restarted daemon finds what its predecessor made: a mount that is there is kept, one
+//! that is gone is no error. Calls block; from async code they go through `spawn_blocking`.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+
+/// Makes `directory`, and makes it a mount whose own mounts are seen nowhere else.
+///
+/// What is bind-mounted below it then costs no propagation, and no other mount namespace holds it after its removal.
+pub fn ensure_private_mount(directory: &Path) -> io::Result<()> {
+    ensure_mount(directory, MountPropagationFlags::PRIVATE)
+}
+
+/// Makes `directory`, and makes it a mount that shares its mounts with its copies in other mount namespaces.
+///
+/// That is what `ip netns` does with /run/netns, and what network agents in pods, which mount it, rely on.
+pub fn ensure_shared_mount(directory: &Path) -> io::Result<()> {
+    ensure_mount(directory, MountPropagationFlags::SHARED | MountPropagationFlags::REC)
+}
+
+/// The kernel refuses (EINVAL) to change the propagation of what is no mount, so asking for it first needs no look
+/// into the mount table and keeps the mount of an earlier daemon.
+fn ensure_mount(directory: &Path, propagation: MountPropagationFlags) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    match rustix::mount::mount_change(directory, propagation) {
+        Err(Errno::INVAL) => {}
+        result => return Ok(result?),
+    }
+    rustix::mount::mount_bind_recursive(directory, directory)?;
+    Ok(rustix::mount::mount_change(directory, propagation)?)
+}
+
+/// Mounts a tmpfs of at most `size` bytes on `path`, its root with the permission bits `mode`.
+///
+/// It takes no set-user-ID programs, no devices and no programs at all, as /dev/shm on a host.
+pub fn mount_tmpfs(path: &Path, size: u64, mode: u32) -> io::Result<()> {
+    let options = std::ffi::CString::new(format!("size={size},mode={mode:o}"))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    Ok(rustix::mount::mount("tmpfs", path, "tmpfs", flags, options.as_c_str())?)
+}
+
+/// Unmounts the topmost mount on `path`, at once and even while in use; no mount there is a success.
+pub fn unmount(path: &Path) -> io::Result<()> {
+    match rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The optional fields (`shared:1`) of the mounts on `path`, bottom first.
+    fn propagation(path: &Path) -> Vec<String> {
+        let path = path.canonicalize().unwrap();
+        fs::read_to_string("/proc/self/mountinfo")
+            .unwrap()
+            .lines()
+            .filter(|line| line.split(' ').nth(4) == path.to_str())
+            .map(|line| line.split(" - ").next().unwrap().split(' ').skip(6).collect::<Vec<_>>().join(" "))
+            .collect()
+    }
+
+    #[test]
+    fn a_directory_becomes_one_mount_however_often_it_is_asked_for() {
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = temporary.path().join("a/b");
+        ensure_private_mount(&directory).unwrap();
+        ensure_private_mount(&directory).unwrap();
+        assert_eq!(propagation(&directory), [""]);
+        unmount(&directory).unwrap();
+        ensure_shared_mount(&directory).unwrap();
+        ensure_shared_mount(&directory).unwrap();
+        let found = propagation(&directory);
+        assert!(found.len() == 1 && found[0].starts_with("shared:"), "{found:?}");
+        unmount(&directory).unwrap();
+        unmount(&directory).unwrap();
+        assert!(propagation(&directory).is_empty());
+        unmount(&directory.join("absent")).unwrap();
+    }
+
+    #[test]
+    fn a_tmpfs_has_its_size_and_mode() {
+        use std::os::unix::fs::PermissionsExt;
+        let temporary = tempfile::tempdir().unwrap();
+        mount_tmpfs(temporary.path(), 1 << 20, 0o1777).unwrap();
+        let mode = fs::metadata(temporary.path()).unwrap().permissions().mode();
+        let full = fs::write(temporary.path().join("big"), vec![1; 2 << 20]);
+        unmount(temporary.path()).unwrap();
+        assert_eq!(mode & 0o7777, 0o1777);
+        assert_eq!(full.unwrap_err().kind(), io::ErrorKind::StorageFull);
+    }
+}

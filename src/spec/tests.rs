@@ -39,7 +39,7 @@ impl Case {
                 "linux": {"security_context": {"privileged": true}},
             }))
             .unwrap(),
-            image: image(json!({
+            image: image(&json!({
                 "Entrypoint": ["/entry"], "Cmd": ["serve"], "WorkingDir": "/srv", "Env": ["PATH=/bin", "A=1", "junk"],
             })),
             user: ResolvedUser {
@@ -101,7 +101,7 @@ impl Case {
     }
 }
 
-fn image(config: Value) -> ImageConfiguration {
+fn image(config: &Value) -> ImageConfiguration {
     let document = json!({
         "architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}, "config": config,
     });

@@ -69,7 +69,7 @@ prop_compose! {
             command,
             args,
             working_dir,
-            envs: envs.into_iter().map(|(key, value)| api::KeyValue { key, value: value.into() }).collect(),
+            envs: envs.into_iter().map(|(key, value)| api::KeyValue { key, value }).collect(),
             mounts,
             tty,
             linux: Some(api::LinuxContainerConfig { resources, security_context: context }),

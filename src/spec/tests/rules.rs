@@ -11,7 +11,7 @@ fn names(document: &Value, pointer: &str, key: &str) -> Vec<String> {
     list.as_array().into_iter().flatten().filter_map(|item| item[key].as_str().map(str::to_owned)).collect()
 }
 
-fn with_context(context: Value) -> Case {
+fn with_context(context: &Value) -> Case {
     Case::new(json!({"linux": {"security_context": context}}))
 }
 
@@ -19,7 +19,7 @@ fn with_context(context: Value) -> Case {
 fn command_and_args_stand_for_entrypoint_and_cmd() {
     let run = |config: Value, image_config: Value| {
         let mut case = Case::new(config);
-        case.image = image(image_config);
+        case.image = image(&image_config);
         case.build().map(|spec| spec.process().clone().unwrap().args().clone().unwrap())
     };
     let both = || json!({"Entrypoint": ["e"], "Cmd": ["c"]});
@@ -41,7 +41,7 @@ fn the_environment_is_the_images_then_the_clients_with_defaults_for_what_neither
     );
     let env = |case: &Case| at(&case.json(), "/process/env");
     assert_eq!(env(&case), json!(["PATH=/bin", "A=2", "HOSTNAME=web-1", "HOME=/h", "TERM=xterm"]));
-    case.image = image(json!({"Cmd": ["c"]}));
+    case.image = image(&json!({"Cmd": ["c"]}));
     assert!(
         env(&case)
             .as_array()
@@ -67,7 +67,7 @@ fn variables_that_no_runtime_can_take_are_named() {
 
 #[test]
 fn b24_capabilities_are_cut_to_what_the_daemon_has() {
-    let mut case = with_context(json!({"privileged": true}));
+    let mut case = with_context(&json!({"privileged": true}));
     let bounding = |case: &Case| at(&case.json(), "/process/capabilities/bounding").as_array().unwrap().len();
     assert_eq!(bounding(&case), 40, "all but CAP_SYS_RESOURCE");
     case.host.bounding = 1 << 10 | 1 << 25;
@@ -82,7 +82,7 @@ fn b24_capabilities_are_cut_to_what_the_daemon_has() {
 fn capabilities_are_added_and_dropped_by_name_in_any_spelling() {
     let bounding = |add: &[&str], drop: &[&str]| {
         let case =
-            with_context(json!({"capabilities": {"add_capabilities": add, "drop_capabilities": drop}}));
+            with_context(&json!({"capabilities": {"add_capabilities": add, "drop_capabilities": drop}}));
         case.build().map(|spec| {
             let sets = spec.process().as_ref().unwrap().capabilities().clone().unwrap();
             let mut names: Vec<_> =
@@ -100,7 +100,7 @@ fn capabilities_are_added_and_dropped_by_name_in_any_spelling() {
         error,
         "linux.security_context.capabilities.add_capabilities: \"SYS_MAGIC\" is not a capability"
     );
-    let ambient = with_context(json!({"capabilities": {"add_ambient_capabilities": ["NET_ADMIN"]}})).json();
+    let ambient = with_context(&json!({"capabilities": {"add_ambient_capabilities": ["NET_ADMIN"]}})).json();
     assert_eq!(at(&ambient, "/process/capabilities/ambient"), json!(["CAP_NET_ADMIN"]));
     assert_eq!(at(&ambient, "/process/capabilities/inheritable"), json!(["CAP_NET_ADMIN"]));
 }
@@ -120,7 +120,7 @@ fn b24_oom_score_adj_goes_no_lower_than_the_daemon_may() {
 
 #[test]
 fn only_a_privileged_pod_has_privileged_containers() {
-    let mut case = with_context(json!({"privileged": true}));
+    let mut case = with_context(&json!({"privileged": true}));
     case.pod.linux = None;
     assert!(case.refusal().starts_with("linux.security_context.privileged: the pod is not privileged"));
 }
@@ -128,7 +128,7 @@ fn only_a_privileged_pod_has_privileged_containers() {
 #[test]
 fn pid_modes() {
     let namespaces = |mode: api::NamespaceMode, pid: Option<&str>| {
-        let mut case = with_context(json!({"namespace_options": {"pid": mode as i32}}));
+        let mut case = with_context(&json!({"namespace_options": {"pid": mode as i32}}));
         case.pid = pid.map(PathBuf::from);
         case.build().map(|spec| serde_json::to_value(spec.linux().as_ref().unwrap().namespaces()).unwrap())
     };
@@ -227,7 +227,7 @@ fn what_cannot_be_honoured_is_refused_by_name() {
 
 #[test]
 fn profiles_follow_what_the_host_has() {
-    let mut case = with_context(json!({
+    let mut case = with_context(&json!({
         "apparmor": {"profile_type": 2, "localhost_ref": "localhost/mine"},
         "selinux_options": {"type": "my_t", "level": "s0:c1,c2"},
     }));
@@ -251,7 +251,7 @@ fn b25_seccomp_is_off_unless_asked_for_and_follows_the_capabilities() {
     assert_eq!(at(&Case::new(json!({})).json(), "/linux/seccomp"), Value::Null);
     let profile = |add: &[&str]| {
         let context = json!({"seccomp": {"profile_type": 0}, "capabilities": {"add_capabilities": add}});
-        at(&with_context(context).json(), "/linux/seccomp")
+        at(&with_context(&context).json(), "/linux/seccomp")
     };
     let plain = profile(&[]);
     assert_eq!(plain["defaultAction"], "SCMP_ACT_ERRNO");
@@ -270,7 +270,7 @@ fn b25_seccomp_is_off_unless_asked_for_and_follows_the_capabilities() {
     let admin = profile(&["SYS_ADMIN"]);
     assert!(admin["syscalls"][0]["names"].as_array().unwrap().contains(&json!("mount")));
     assert!(of(&admin, "clone3").is_empty());
-    let privileged = with_context(json!({"privileged": true, "seccomp": {"profile_type": 0}})).json();
+    let privileged = with_context(&json!({"privileged": true, "seccomp": {"profile_type": 0}})).json();
     assert_eq!(at(&privileged, "/linux/seccomp"), Value::Null);
 }
 
@@ -313,7 +313,7 @@ fn swap_is_off_where_there_is_a_memory_limit_and_it_can_be() {
 
 #[test]
 fn an_exec_runs_as_the_container_does() {
-    let spec = with_context(json!({"no_new_privs": true})).build().unwrap();
+    let spec = with_context(&json!({"no_new_privs": true})).build().unwrap();
     let first = spec.process().clone().unwrap();
     let exec = exec_process(&first, &["ls".into(), "-l".into()], true);
     assert_eq!(exec.args().clone().unwrap(), ["ls", "-l"]);

@@ -20,7 +20,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -130,7 +130,10 @@ impl Runtime {
         if detached {
             command.arg("--detach");
         }
-        let child = self.spawn(command.arg(id))?;
+        // Not /dev/null: crun gives the command's user whatever its standard streams are, the host's device too. A pipe
+        // whose other end is closed reads as empty just the same.
+        let mut child = self.spawn(command.arg(id).stdin(Stdio::piped()))?;
+        drop(child.stdin.take());
         Ok(Session { child, files, detached, over: false })
     }
 }

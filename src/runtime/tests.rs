@@ -233,13 +233,40 @@ async fn a_dropped_exec_is_killed() {
     }
 }
 
-/// crun only: with runc it takes a daemon that is a subreaper, which a process of parallel tests must not become.
-#[tokio::test]
-async fn b12_a_background_child_does_not_hold_the_answer() {
-    let fixture = Fixture::running("crun", "background").await;
+async fn background_child_does_not_hold_the_answer(runtime: &str) {
+    let fixture = Fixture::running(runtime, "background").await;
     let started = Instant::now();
-    let output = fixture.exec(&["sh", "-c", "sleep 1000 & echo hi"], None).await.unwrap();
-    assert_eq!((output.exit_code, output.stdout.as_slice()), (0, &b"hi\n"[..]));
+    let output = fixture.exec(&["sh", "-c", "sleep 1000 & echo hi; exit 3"], None).await.unwrap();
+    assert_eq!((output.exit_code, output.stdout.as_slice()), (3, &b"hi\n"[..]));
     assert!(started.elapsed() < Duration::from_secs(5), "took {:?}", started.elapsed());
     assert_eq!(fixture.processes().len(), 2, "the background child goes on");
+}
+
+#[tokio::test]
+async fn b12_a_background_child_does_not_hold_the_answer() {
+    background_child_does_not_hold_the_answer("crun").await;
+}
+
+/// With runc the daemon must be a subreaper, which a process of parallel tests should not become: a process of its own.
+#[test]
+fn b12_a_background_child_does_not_hold_the_answer_of_runc() {
+    let mut inner = Command::new(std::env::current_exe().unwrap());
+    inner.args(["--exact", "runtime::tests::as_a_subreaper", "--ignored", "--nocapture"]);
+    let output = inner.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test]
+#[ignore = "run by the test above, in a process of its own"]
+async fn as_a_subreaper() {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
+    background_child_does_not_hold_the_answer("runc").await;
+    let fixture = Fixture::running("runc", "detached").await;
+    let killed = fixture.exec(&["sh", "-c", "kill -9 $$"], None).await.unwrap();
+    assert_eq!(killed.exit_code, 137);
+    let limit = Duration::from_millis(300);
+    let error = fixture.exec(&["sh", "-c", "sleep 1000 & sleep 1000"], Some(limit)).await.unwrap_err();
+    assert!(matches!(error, ExecError::Timeout { .. }), "{error}");
+    fixture.eventually_alone().await;
+    assert!(matches!(fixture.exec(&["nope"], None).await, Err(ExecError::NotStarted { .. })));
 }

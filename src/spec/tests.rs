@@ -12,6 +12,7 @@ use crate::api;
 use crate::cgroup::CgroupMode;
 
 mod properties;
+mod real;
 mod rules;
 
 const POD_ID: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";

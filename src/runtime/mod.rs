@@ -17,11 +17,13 @@ use crate::config::RuntimeConfig;
 
 mod command;
 mod exec;
+mod orphans;
 #[cfg(test)]
 mod tests;
 mod text;
 
 pub use exec::{ExecError, ExecOutput};
+pub use orphans::{become_subreaper, reap_orphans};
 pub use text::readable as readable_error;
 
 /// The longest that start, delete, state and kill may take: they wait for no one but the kernel.

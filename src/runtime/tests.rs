@@ -259,7 +259,7 @@ fn b12_a_background_child_does_not_hold_the_answer_of_runc() {
 #[tokio::test]
 #[ignore = "run by the test above, in a process of its own"]
 async fn as_a_subreaper() {
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
+    become_subreaper().unwrap();
     background_child_does_not_hold_the_answer("runc").await;
     let fixture = Fixture::running("runc", "detached").await;
     let killed = fixture.exec(&["sh", "-c", "kill -9 $$"], None).await.unwrap();
@@ -269,4 +269,33 @@ async fn as_a_subreaper() {
     assert!(matches!(error, ExecError::Timeout { .. }), "{error}");
     fixture.eventually_alone().await;
     assert!(matches!(fixture.exec(&["nope"], None).await, Err(ExecError::NotStarted { .. })));
+}
+
+/// Orphans two processes, one of which somebody waits for, and sees that only the other one is taken.
+#[test]
+fn only_an_orphan_that_nobody_waits_for_is_reaped() {
+    let mut inner = Command::new(std::env::current_exe().unwrap());
+    inner.args(["--exact", "runtime::tests::as_a_subreaper_with_orphans", "--ignored", "--nocapture"]);
+    let output = inner.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+#[ignore = "run by the test above, in a process of its own"]
+fn as_a_subreaper_with_orphans() {
+    become_subreaper().unwrap();
+    let parent = Command::new("sh").args(["-c", "sleep 0 & echo $!"]).output().unwrap();
+    let orphan: i32 = String::from_utf8(parent.stdout).unwrap().trim().parse().unwrap();
+    let mut seen = std::collections::HashSet::new();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !seen.contains(&orphan) {
+        assert!(Instant::now() < deadline, "the orphan did not come to us");
+        seen = orphans::sweep(&std::collections::HashSet::new());
+    }
+    assert!(Path::new(&format!("/proc/{orphan}")).exists(), "one look takes nothing");
+    let mut waited = Command::new("true").spawn().unwrap();
+    let new = orphans::sweep(&seen);
+    assert!(!Path::new(&format!("/proc/{orphan}")).exists());
+    assert!(!new.contains(&orphan));
+    assert!(waited.wait().unwrap().success());
 }

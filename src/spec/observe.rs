@@ -204,7 +204,7 @@ fn node(source: &Path, target: &Path, permissions: &str) -> io::Result<Option<Ho
 fn swap_limit(cgroup: CgroupMode) -> bool {
     match cgroup {
         CgroupMode::V1 => Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists(),
-        // The root has no such file, the daemon's own cgroup has, where the kernel was built for it.
+        // The root has no such file; below it, a kernel that knows swap has it wherever there is a memory controller.
         CgroupMode::V2 => fs::read_to_string("/proc/self/cgroup").is_ok_and(|text| {
             let own =
                 text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/").trim_start_matches('/');

@@ -14,20 +14,23 @@ const BUSY: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(5);
 
 impl Cgroups {
-    /// Makes a cgroup and all above it, in each hierarchy, ready to hold cgroups with limits. One that is there is kept.
+    /// Makes a cgroup and all above it, in each hierarchy. One that is there is kept. On v2 all above it hand their
+    /// controllers down; it does not itself, because then it could hold no process: an OCI runtime sees to that for its own.
     pub fn create(&self, path: &CgroupPath) -> Result<(), CgroupError> {
         for hierarchy in &self.hierarchies {
-            if self.mode == CgroupMode::V2 {
-                hand_down_controllers(&hierarchy.root);
-            }
+            let mut above = hierarchy.root.clone();
             for level in path.lineage() {
+                if self.mode == CgroupMode::V2 {
+                    hand_down_controllers(&above);
+                }
                 let directory = level.under(&hierarchy.root);
                 match fs::create_dir(&directory) {
                     Err(e) if e.kind() != ErrorKind::AlreadyExists => {
                         return Err(CgroupError::io("make cgroup", &directory)(e));
                     }
-                    _ => prepare(self.mode, hierarchy, &directory)?,
+                    _ => prepare(hierarchy, &directory)?,
                 }
+                above = directory;
             }
         }
         Ok(())
@@ -52,15 +55,12 @@ impl Cgroups {
     }
 }
 
-fn prepare(mode: CgroupMode, hierarchy: &Hierarchy, directory: &Path) -> Result<(), CgroupError> {
-    match mode {
-        CgroupMode::V2 => hand_down_controllers(directory),
-        CgroupMode::V1 if hierarchy.has("cpuset") => {
-            for file in ["cpuset.cpus", "cpuset.mems"] {
-                inherit(directory, file).map_err(CgroupError::io("write", &directory.join(file)))?;
-            }
+/// A cpuset of v1 takes no process before it has processors and memory.
+fn prepare(hierarchy: &Hierarchy, directory: &Path) -> Result<(), CgroupError> {
+    if hierarchy.has("cpuset") {
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            inherit(directory, file).map_err(CgroupError::io("write", &directory.join(file)))?;
         }
-        CgroupMode::V1 => {}
     }
     Ok(())
 }
@@ -80,7 +80,7 @@ fn hand_down_controllers(directory: &Path) {
     }
 }
 
-/// A new cpuset is empty and takes no process until it is filled: with what the one above has.
+/// Fills an empty file of a new cpuset with what the one above has.
 fn inherit(directory: &Path, file: &str) -> io::Result<()> {
     let own = directory.join(file);
     if !fs::read_to_string(&own)?.trim().is_empty() {

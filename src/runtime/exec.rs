@@ -156,37 +156,42 @@ impl Session {
         })
     }
 
-    /// Kills the command first: its runtime, still there, then takes its exit status and leaves no zombie behind.
+    /// Kills the command first: its runtime, still there, then takes its exit status and leaves no zombie behind. A runtime
+    /// that had yet to start the command is killed with it a moment later.
     async fn stop(&mut self) {
-        let command = self.kill_command();
+        self.kill_command();
         let gone = async {
             let _ = self.child.wait().await;
-            if let (true, Some(pid)) = (self.detached, command) {
+            if let (true, Some(pid)) = (self.detached, self.files.read_pid()) {
                 let _ = exit_of(pid).await;
             }
         };
         if tokio::time::timeout(DYING, gone).await.is_err() {
+            self.kill_command();
             self.kill_runtime();
             let _ = tokio::time::timeout(DYING, self.child.wait()).await;
         }
         self.over = true;
     }
 
-    /// Kills the command with its companions, if it is still the child that the pid file meant: of its runtime or, detached,
-    /// of ourselves.
-    fn kill_command(&self) -> Option<Pid> {
-        let pid = self.files.read_pid()?;
-        let Stat { parent, session } = Stat::read(pid.as_raw_nonzero().get())?;
+    /// Kills all that descends from the runtime, or detached the command that is our child by now, and with each of them
+    /// its session. Reads all of `/proc`, which only a timeout has to pay for.
+    fn kill_command(&self) {
+        let table = Stat::all();
+        let own = rustix::process::getpid().as_raw_nonzero().get();
         let runtime = self.child.id().and_then(|id| i32::try_from(id).ok());
-        if runtime != Some(parent) && rustix::process::getpid().as_raw_nonzero().get() != parent {
-            return None;
+        let file = self.files.read_pid().map(|pid| pid.as_raw_nonzero().get());
+        let ours = |stat: &&Stat| stat.parent == own && file == Some(stat.pid) && runtime != Some(stat.pid);
+        let mut doomed: Vec<_> = table.iter().filter(ours).map(|stat| stat.pid).collect();
+        doomed.extend(runtime.map(|runtime| descendants(&table, runtime)).unwrap_or_default());
+        let kept = |stat: &&Stat| stat.pid == own || Some(stat.pid) == runtime;
+        let kept: Vec<_> = table.iter().filter(kept).map(|stat| stat.session).collect();
+        let chosen = table.iter().filter(|stat| doomed.contains(&stat.pid) && !kept.contains(&stat.session));
+        let sessions: Vec<_> = chosen.map(|stat| stat.session).collect();
+        let all = table.iter().filter(|stat| doomed.contains(&stat.pid) || sessions.contains(&stat.session));
+        for pid in all.filter_map(|stat| Pid::from_raw(stat.pid)) {
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
         }
-        // The command last: while it lives, the number of its session cannot become another's.
-        for companion in companions(pid, session) {
-            let _ = rustix::process::kill_process(companion, Signal::KILL);
-        }
-        let _ = rustix::process::kill_process(pid, Signal::KILL);
-        Some(pid)
     }
 
     fn kill_runtime(&mut self) {
@@ -221,32 +226,38 @@ async fn exit_of(pid: Pid) -> io::Result<i32> {
     status.exit_status().or_else(by_signal).ok_or_else(lost)
 }
 
-/// The other processes of the command's session, of which runc makes the command the leader, and crun a process that is
-/// gone by then. None if it is the daemon's own session. Reads all of `/proc`, which only a timeout has to pay for.
-fn companions(command: Pid, session: i32) -> Vec<Pid> {
-    let own = Stat::read(rustix::process::getpid().as_raw_nonzero().get());
-    if own.is_none_or(|own| own.session == session) {
-        return Vec::new();
+/// The children of a process, their children, and so on.
+fn descendants(table: &[Stat], ancestor: i32) -> Vec<i32> {
+    let mut found = vec![ancestor];
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied() {
+        let children = table.iter().filter(|stat| stat.parent == parent && !found.contains(&stat.pid));
+        let children: Vec<_> = children.map(|stat| stat.pid).collect();
+        found.extend(children);
+        next += 1;
     }
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let others = pids.filter(|pid| Stat::read(*pid).is_some_and(|stat| stat.session == session));
-    others.filter_map(Pid::from_raw).filter(|pid| *pid != command).collect()
+    found.split_off(1)
 }
 
 /// The fields of `/proc/<pid>/stat` that count here.
 struct Stat {
+    pid: i32,
     parent: i32,
     session: i32,
 }
 
 impl Stat {
+    fn all() -> Vec<Self> {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        entries.filter_map(|entry| Self::read(entry.file_name().to_str()?.parse().ok()?)).collect()
+    }
+
     fn read(pid: i32) -> Option<Self> {
         let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The name, in parentheses, may contain anything: fields count from its end.
         let mut fields = text.rsplit_once(") ")?.1.split(' ');
         let mut next = |skipped| fields.nth(skipped)?.parse().ok();
-        Some(Self { parent: next(1)?, session: next(1)? })
+        Some(Self { pid, parent: next(1)?, session: next(1)? })
     }
 }
 

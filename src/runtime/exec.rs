@@ -39,6 +39,10 @@ const MAX_OUTPUT: usize = 16 << 20;
 /// How long a killed command may take to be gone before its runtime is killed as well.
 const DYING: Duration = Duration::from_secs(1);
 
+/// How often what is left of a command is looked for and killed: enough for forks in between, an end for a fork bomb,
+/// which the container's limit of processes and its own end are for.
+const KILL_ROUNDS: usize = 20;
+
 /// What a command said, and how it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecOutput {
@@ -175,23 +179,37 @@ impl Session {
     }
 
     /// Kills all that descends from the runtime, or detached the command that is our child by now, and with each of them
-    /// its session. Reads all of `/proc`, which only a timeout has to pay for.
+    /// its session. Looks again until nothing is left: what is killed may have forked in between, and its orphans have
+    /// another parent, but the same session. Reads all of `/proc`, which only a timeout has to pay for.
     fn kill_command(&self) {
+        let mut sessions = Vec::new();
+        for _ in 0..KILL_ROUNDS {
+            let victims = self.victims(&mut sessions);
+            if victims.is_empty() {
+                return;
+            }
+            for pid in victims.into_iter().filter_map(Pid::from_raw) {
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
+            }
+        }
+    }
+
+    /// Who is to be killed now. `sessions` are those of earlier victims; those of the new ones are added, but never the
+    /// daemon's own or the runtime's.
+    fn victims(&self, sessions: &mut Vec<i32>) -> Vec<i32> {
         let table = Stat::all();
         let own = rustix::process::getpid().as_raw_nonzero().get();
         let runtime = self.child.id().and_then(|id| i32::try_from(id).ok());
         let file = self.files.read_pid().map(|pid| pid.as_raw_nonzero().get());
-        let ours = |stat: &&Stat| stat.parent == own && file == Some(stat.pid) && runtime != Some(stat.pid);
-        let mut doomed: Vec<_> = table.iter().filter(ours).map(|stat| stat.pid).collect();
+        let orphan = |stat: &&Stat| stat.parent == own && file == Some(stat.pid) && runtime != Some(stat.pid);
+        let mut doomed: Vec<_> = table.iter().filter(orphan).map(|stat| stat.pid).collect();
         doomed.extend(runtime.map(|runtime| descendants(&table, runtime)).unwrap_or_default());
         let kept = |stat: &&Stat| stat.pid == own || Some(stat.pid) == runtime;
         let kept: Vec<_> = table.iter().filter(kept).map(|stat| stat.session).collect();
         let chosen = table.iter().filter(|stat| doomed.contains(&stat.pid) && !kept.contains(&stat.session));
-        let sessions: Vec<_> = chosen.map(|stat| stat.session).collect();
+        sessions.extend(chosen.map(|stat| stat.session));
         let all = table.iter().filter(|stat| doomed.contains(&stat.pid) || sessions.contains(&stat.session));
-        for pid in all.filter_map(|stat| Pid::from_raw(stat.pid)) {
-            let _ = rustix::process::kill_process(pid, Signal::KILL);
-        }
+        all.map(|stat| stat.pid).collect()
     }
 
     fn kill_runtime(&mut self) {
@@ -247,17 +265,22 @@ struct Stat {
 }
 
 impl Stat {
+    /// All processes that live.
     fn all() -> Vec<Self> {
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         entries.filter_map(|entry| Self::read(entry.file_name().to_str()?.parse().ok()?)).collect()
     }
 
+    /// A process; none if it is gone or a zombie.
     fn read(pid: i32) -> Option<Self> {
         let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The name, in parentheses, may contain anything: fields count from its end.
         let mut fields = text.rsplit_once(") ")?.1.split(' ');
+        if fields.next()? == "Z" {
+            return None;
+        }
         let mut next = |skipped| fields.nth(skipped)?.parse().ok();
-        Some(Self { pid, parent: next(1)?, session: next(1)? })
+        Some(Self { pid, parent: next(0)?, session: next(1)? })
     }
 }
 

@@ -1,1 +1,200 @@
-//! (to come)
+//! From what the kubelet asks for to the `config.json` of an OCI runtime.
+//!
+//! [`build`] is a pure function: no file system, no kernel. What has to be observed (the daemon's capabilities, device
+//! nodes, the sources of mounts, the image's passwd) comes in as data, gathered by [`observe`], so that every answer can be
+//! reproduced from its input. Each file here holds the rules of one part of the document:
+//!
+//! ```text
+//! process.rs    args, env, cwd, user, oom_score_adj      security.rs   capabilities, AppArmor, SELinux
+//! mounts.rs     default and CRI mounts, their order      seccomp.rs    the RuntimeDefault filter
+//! linux.rs      namespaces, devices, masks               resources.rs  cpu, memory, hugepages, unified
+//! user.rs       who runs it: CRI, image, passwd, group
+//! ```
+//!
+//! Invariants: nothing of oci-spec's own defaults gets into the document; a field that cannot be honoured is an error and
+//! never dropped in silence; the client's annotations are not passed on, because runtimes take orders from some of them.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use oci_spec::image::ImageConfiguration;
+use oci_spec::runtime::{Root, Spec};
+
+use crate::api;
+use crate::id::PodId;
+
+mod linux;
+mod mounts;
+pub mod observe;
+mod process;
+mod resources;
+mod seccomp;
+mod security;
+#[cfg(test)]
+mod tests;
+pub mod user;
+
+pub use observe::{HostDevice, HostFacts, MountSource, SourcePropagation};
+pub use process::exec_process;
+pub use resources::linux_resources;
+pub use user::{ResolvedUser, UserError, UserRequest, image_user};
+
+/// The version written into each document: the newest that every runtime in use accepts (crun before 1.9 refuses 1.1).
+const OCI_VERSION: &str = "1.0.2";
+
+/// All that a container's document is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct SpecInput<'a> {
+    /// The container, as the client asked for it.
+    pub config: &'a api::ContainerConfig,
+    /// The pod that it belongs to, as the client asked for it.
+    pub pod: &'a api::PodSandboxConfig,
+    /// The pod's ID.
+    pub pod_id: &'a PodId,
+    /// The image's own configuration.
+    pub image: &'a ImageConfiguration,
+    /// Who runs it, from [`user::resolve`].
+    pub user: &'a ResolvedUser,
+    /// Where the runtime finds the root filesystem.
+    pub rootfs: &'a Path,
+    /// `linux.cgroupsPath`, in the form of the cgroup driver.
+    pub cgroups_path: &'a str,
+    /// The host name that holds in the pod's UTS namespace.
+    pub hostname: &'a str,
+    /// The namespaces that are there already.
+    pub namespaces: Namespaces<'a>,
+    /// The pod's files.
+    pub files: PodFiles<'a>,
+    /// The sources of `config.mounts`, one for each and in the same order.
+    pub mounts: &'a [MountSource],
+    /// The nodes that `config.devices` stand for, with the path inside the container.
+    pub devices: &'a [HostDevice],
+    /// What is known of the host.
+    pub host: &'a HostFacts,
+}
+
+/// Namespaces to join, by the path that pins them; `None` is the host's own.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Namespaces<'a> {
+    /// The pod's network namespace.
+    pub network: Option<&'a Path>,
+    /// The pod's IPC namespace.
+    pub ipc: Option<&'a Path>,
+    /// The pod's UTS namespace.
+    pub uts: Option<&'a Path>,
+    /// The PID namespace for the modes POD (the pod's) and TARGET (the target container's); unused in the other modes.
+    pub pid: Option<&'a Path>,
+}
+
+/// Files of the pod that each of its containers sees; `None` leaves the image's own.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PodFiles<'a> {
+    /// Becomes `/etc/resolv.conf`.
+    pub resolv_conf: Option<&'a Path>,
+    /// Becomes `/etc/hostname`.
+    pub hostname: Option<&'a Path>,
+    /// Becomes `/dev/shm`: the pod's own tmpfs, or the host's `/dev/shm` with host IPC.
+    pub shm: Option<&'a Path>,
+}
+
+/// Why a container cannot be described to the runtime.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// A field of the request, or of the image, that is wrong in itself.
+    #[error("{field}: {why}")]
+    Invalid {
+        /// The CRI field's name, from the top of `ContainerConfig`.
+        field: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A field that is right, but that podd or this host cannot honour.
+    #[error("{field} is not supported here: {why}")]
+    Unsupported {
+        /// The CRI field's name, from the top of `ContainerConfig`.
+        field: String,
+        /// Why not.
+        why: String,
+    },
+}
+
+impl SpecError {
+    fn invalid(field: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Invalid { field: field.into(), why: why.into() }
+    }
+
+    fn unsupported(field: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Unsupported { field: field.into(), why: why.into() }
+    }
+}
+
+/// Makes the runtime's document for one container.
+pub fn build(input: &SpecInput<'_>) -> Result<Spec, SpecError> {
+    refuse_unsupported(input)?;
+    let privileged = privileged(input)?;
+    let (mounts, propagation) = mounts::build(input, privileged)?;
+    let mut root = Root::default();
+    root.set_path(input.rootfs.to_owned()).set_readonly(Some(security(input).readonly_rootfs));
+    let mut spec = Spec::default();
+    spec.set_version(OCI_VERSION.to_owned())
+        .set_root(Some(root))
+        .set_hostname(None)
+        .set_process(Some(process::build(input, privileged)?))
+        .set_mounts(Some(mounts))
+        .set_linux(Some(linux::build(input, privileged, propagation)?))
+        .set_annotations(Some(annotations(input)));
+    Ok(spec)
+}
+
+/// The container's security context; the CRI's defaults where the client sent none.
+fn security<'a>(input: &SpecInput<'a>) -> &'a api::LinuxContainerSecurityContext {
+    static DEFAULT: std::sync::LazyLock<api::LinuxContainerSecurityContext> =
+        std::sync::LazyLock::new(Default::default);
+    input.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref()).unwrap_or(&DEFAULT)
+}
+
+/// Whether the container is privileged, which only a privileged pod may have.
+fn privileged(input: &SpecInput<'_>) -> Result<bool, SpecError> {
+    let asked = security(input).privileged;
+    let pod = input.pod.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    if asked && !pod.is_some_and(|context| context.privileged) {
+        let why = "the pod is not privileged, so none of its containers can be";
+        return Err(SpecError::invalid("linux.security_context.privileged", why));
+    }
+    Ok(asked)
+}
+
+fn refuse_unsupported(input: &SpecInput<'_>) -> Result<(), SpecError> {
+    if !input.config.cdi_devices.is_empty() {
+        return Err(SpecError::unsupported("CDI_devices", "container device interface specs are not read"));
+    }
+    let options = security(input).namespace_options.as_ref();
+    let userns = options.and_then(|options| options.userns_options.as_ref());
+    if userns.is_some_and(|userns| userns.mode() != api::NamespaceMode::Node) {
+        let field = "linux.security_context.namespace_options.userns_options";
+        return Err(SpecError::unsupported(field, "user namespaces are not made"));
+    }
+    Ok(())
+}
+
+/// What hooks and VM runtimes look for, by the names that the field has agreed on.
+fn annotations(input: &SpecInput<'_>) -> HashMap<String, String> {
+    let pod = input.pod.metadata.clone().unwrap_or_default();
+    let name = input.config.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
+    let image = input.config.image.as_ref().map(|image| match image.user_specified_image.as_str() {
+        "" => image.image.clone(),
+        specified => specified.to_owned(),
+    });
+    [
+        ("container-type", "container".to_owned()),
+        ("container-name", name),
+        ("image-name", image.unwrap_or_default()),
+        ("sandbox-id", input.pod_id.to_string()),
+        ("sandbox-name", pod.name),
+        ("sandbox-namespace", pod.namespace),
+        ("sandbox-uid", pod.uid),
+    ]
+    .into_iter()
+    .map(|(key, value)| (format!("io.kubernetes.cri.{key}"), value))
+    .collect()
+}

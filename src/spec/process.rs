@@ -1,0 +1,171 @@
+//! The process: what runs, with which environment, as whom.
+//!
+//! CRI `command` and `args` stand for the image's Entrypoint and Cmd as in a pod's `command` and `args`: a command alone
+//! also puts the image's Cmd aside, args alone keep the Entrypoint.
+
+use std::path::PathBuf;
+
+use oci_spec::runtime::{Process, User};
+
+use super::{ResolvedUser, SpecError, SpecInput, security as context};
+use crate::api;
+
+/// The search path of an image that sets none.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The range of `oom_score_adj` in the kernel.
+const OOM_SCORE_ADJ: std::ops::RangeInclusive<i64> = -1000..=1000;
+
+/// The container's first process.
+pub(super) fn build(input: &SpecInput<'_>, privileged: bool) -> Result<Process, SpecError> {
+    let mut process = Process::default();
+    process
+        .set_terminal(Some(input.config.tty))
+        .set_user(user(input.user))
+        .set_args(Some(args(input)?))
+        .set_env(Some(environment(input)?))
+        .set_cwd(working_directory(input)?)
+        .set_capabilities(Some(super::security::capabilities(input, privileged)?))
+        .set_rlimits(None)
+        .set_no_new_privileges(Some(context(input).no_new_privs))
+        .set_apparmor_profile(super::security::apparmor(input, privileged)?)
+        .set_oom_score_adj(oom_score_adj(input)?)
+        .set_selinux_label(super::security::selinux_label(input, privileged)?);
+    Ok(process)
+}
+
+/// A process to run beside the container's first: the same user, environment, capabilities and directory.
+pub fn exec_process(container: &Process, command: &[String], tty: bool) -> Process {
+    let mut process = container.clone();
+    process.set_args(Some(command.to_vec())).set_terminal(Some(tty)).set_console_size(None);
+    if tty && let Some(env) = process.env_mut() {
+        default_variable(env, "TERM", "xterm");
+    }
+    process
+}
+
+fn user(resolved: &ResolvedUser) -> User {
+    let mut user = User::default();
+    user.set_uid(resolved.uid)
+        .set_gid(resolved.gid)
+        .set_additional_gids(Some(resolved.additional_gids.clone()));
+    user
+}
+
+fn args(input: &SpecInput<'_>) -> Result<Vec<String>, SpecError> {
+    let image = input.image.config().as_ref();
+    let entrypoint = image.and_then(|config| config.entrypoint().clone()).unwrap_or_default();
+    let cmd = image.and_then(|config| config.cmd().clone()).unwrap_or_default();
+    let (mut args, rest) = match (&input.config.command[..], &input.config.args[..]) {
+        ([], []) => (entrypoint, cmd),
+        ([], args) => (entrypoint, args.to_vec()),
+        (command, args) => (command.to_vec(), args.to_vec()),
+    };
+    if args == [""] {
+        args.clear();
+    }
+    args.extend(rest);
+    if args.first().is_none_or(String::is_empty) {
+        return Err(SpecError::invalid("command", "neither the container nor its image says what to run"));
+    }
+    match args.iter().any(|arg| arg.contains('\0')) {
+        true => Err(SpecError::invalid("command", "an argument contains a NUL byte")),
+        false => Ok(args),
+    }
+}
+
+/// The image's variables, then the pod's host name, then the client's; the last one to name a variable wins.
+fn environment(input: &SpecInput<'_>) -> Result<Vec<String>, SpecError> {
+    let mut env = Vec::new();
+    let image = input.image.config().as_ref().and_then(|config| config.env().as_deref());
+    for (name, value) in image.unwrap_or_default().iter().filter_map(|entry| entry.split_once('=')) {
+        if !name.is_empty() {
+            set_variable(&mut env, name, value);
+        }
+    }
+    set_variable(&mut env, "HOSTNAME", input.hostname);
+    for (index, variable) in input.config.envs.iter().enumerate() {
+        let value = client_value(index, variable)?;
+        set_variable(&mut env, &variable.key, value);
+    }
+    default_variable(&mut env, "PATH", DEFAULT_PATH);
+    if let Some(home) = &input.user.home {
+        default_variable(&mut env, "HOME", home);
+    }
+    if input.config.tty {
+        default_variable(&mut env, "TERM", "xterm");
+    }
+    check_environment(&env)?;
+    Ok(env)
+}
+
+fn client_value(index: usize, variable: &api::KeyValue) -> Result<&str, SpecError> {
+    let invalid = |why: &str| SpecError::invalid(format!("envs[{index}] ({:?})", variable.key), why);
+    if variable.key.is_empty() || variable.key.contains('=') {
+        return Err(invalid("the name of a variable must not be empty and must not contain '='"));
+    }
+    std::str::from_utf8(variable.value.as_ref())
+        .map_err(|_| invalid("the value is not UTF-8, as the runtime needs"))
+}
+
+fn check_environment(env: &[String]) -> Result<(), SpecError> {
+    for entry in env {
+        let name = entry.split('=').next().unwrap_or_default();
+        if entry.contains('\0') {
+            return Err(SpecError::invalid("envs", format!("the variable {name:?} contains a NUL byte")));
+        }
+        // Whoever writes HOME into a passwd file would write a second user with it.
+        if name == "HOME" && entry.contains('\n') {
+            return Err(SpecError::invalid("envs", "HOME contains a line break"));
+        }
+    }
+    Ok(())
+}
+
+fn set_variable(env: &mut Vec<String>, name: &str, value: &str) {
+    let entry = format!("{name}={value}");
+    match position(env, name) {
+        Some(index) => env[index] = entry,
+        None => env.push(entry),
+    }
+}
+
+fn default_variable(env: &mut Vec<String>, name: &str, value: &str) {
+    if position(env, name).is_none() {
+        env.push(format!("{name}={value}"));
+    }
+}
+
+fn position(env: &[String], name: &str) -> Option<usize> {
+    env.iter().position(|entry| entry.split_once('=').is_some_and(|(key, _)| key == name))
+}
+
+fn working_directory(input: &SpecInput<'_>) -> Result<PathBuf, SpecError> {
+    let image = input.image.config().as_ref().and_then(|config| config.working_dir().as_deref());
+    let path = match input.config.working_dir.as_str() {
+        "" => image.unwrap_or_default(),
+        path => path,
+    };
+    if path.contains('\0') {
+        return Err(SpecError::invalid("working_dir", "the path contains a NUL byte"));
+    }
+    Ok(PathBuf::from("/").join(path))
+}
+
+/// What was asked for, but no lower than the daemon may set it (nested nodes lack CAP_SYS_RESOURCE).
+fn oom_score_adj(input: &SpecInput<'_>) -> Result<Option<i32>, SpecError> {
+    let Some(resources) = input.config.linux.as_ref().and_then(|linux| linux.resources.as_ref()) else {
+        return Ok(None);
+    };
+    let asked = resources.oom_score_adj;
+    if !OOM_SCORE_ADJ.contains(&asked) {
+        let why = format!("{asked} is not between -1000 and 1000");
+        return Err(SpecError::invalid("linux.resources.oom_score_adj", why));
+    }
+    let asked = i32::try_from(asked).unwrap_or_default();
+    let granted = asked.max(input.host.oom_score_adj_floor.unwrap_or(asked));
+    if granted != asked {
+        tracing::warn!(asked, granted, "oom_score_adj is raised: the daemon may not set a lower one");
+    }
+    Ok(Some(granted))
+}

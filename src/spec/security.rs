@@ -1,0 +1,228 @@
+//! Capabilities, AppArmor and SELinux of a process.
+//!
+//! Capabilities are those asked for, cut to the daemon's own bounding set: a node inside a container has fewer than the
+//! kernel knows, and what the daemon lacks nobody below it can have.
+
+use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities};
+
+use super::{SpecError, SpecInput, security};
+use crate::api::{self, security_profile::ProfileType};
+
+/// The kernel's capabilities by number.
+const ALL: [Capability; 41] = [
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::DacReadSearch,
+    Capability::Fowner,
+    Capability::Fsetid,
+    Capability::Kill,
+    Capability::Setgid,
+    Capability::Setuid,
+    Capability::Setpcap,
+    Capability::LinuxImmutable,
+    Capability::NetBindService,
+    Capability::NetBroadcast,
+    Capability::NetAdmin,
+    Capability::NetRaw,
+    Capability::IpcLock,
+    Capability::IpcOwner,
+    Capability::SysModule,
+    Capability::SysRawio,
+    Capability::SysChroot,
+    Capability::SysPtrace,
+    Capability::SysPacct,
+    Capability::SysAdmin,
+    Capability::SysBoot,
+    Capability::SysNice,
+    Capability::SysResource,
+    Capability::SysTime,
+    Capability::SysTtyConfig,
+    Capability::Mknod,
+    Capability::Lease,
+    Capability::AuditWrite,
+    Capability::AuditControl,
+    Capability::Setfcap,
+    Capability::MacOverride,
+    Capability::MacAdmin,
+    Capability::Syslog,
+    Capability::WakeAlarm,
+    Capability::BlockSuspend,
+    Capability::AuditRead,
+    Capability::Perfmon,
+    Capability::Bpf,
+    Capability::CheckpointRestore,
+];
+
+/// What a container has that asks for nothing; the same on every Kubernetes runtime, and images rely on it.
+const DEFAULT: [Capability; 14] = [
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::Fsetid,
+    Capability::Fowner,
+    Capability::Mknod,
+    Capability::NetRaw,
+    Capability::Setgid,
+    Capability::Setuid,
+    Capability::Setfcap,
+    Capability::Setpcap,
+    Capability::NetBindService,
+    Capability::SysChroot,
+    Capability::Kill,
+    Capability::AuditWrite,
+];
+
+/// A name in an add or drop list.
+enum Named {
+    All,
+    One(Capability),
+}
+
+/// The capability sets of the process; the inheritable and ambient ones are empty unless ambient ones are asked for.
+pub(super) fn capabilities(input: &SpecInput<'_>, privileged: bool) -> Result<LinuxCapabilities, SpecError> {
+    let asked = security(input).capabilities.clone().unwrap_or_default();
+    let mut granted = match privileged {
+        true => ALL.to_vec(),
+        false => change(&asked)?,
+    };
+    let ambient = ambient(&asked)?;
+    granted.extend(&ambient);
+    let held = |capability: &Capability| {
+        ALL.iter()
+            .position(|known| known == capability)
+            .is_some_and(|bit| input.host.bounding >> bit & 1 == 1)
+    };
+    let granted: Capabilities = granted.into_iter().filter(held).collect();
+    let ambient: Capabilities = ambient.into_iter().filter(held).collect();
+    let mut sets = LinuxCapabilities::default();
+    sets.set_bounding(Some(granted.clone()))
+        .set_effective(Some(granted.clone()))
+        .set_permitted(Some(granted))
+        .set_inheritable(Some(ambient.clone()))
+        .set_ambient(Some(ambient));
+    Ok(sets)
+}
+
+/// The capabilities of the process by name: what it may hold at all. The seccomp profile opens system calls by them.
+pub(super) fn granted(input: &SpecInput<'_>) -> Result<Capabilities, SpecError> {
+    Ok(capabilities(input, false)?.bounding().clone().unwrap_or_default())
+}
+
+/// `ALL` is taken first, additions before removals, so that a name in both lists is dropped unless only `ALL` drops it.
+fn change(asked: &api::Capability) -> Result<Vec<Capability>, SpecError> {
+    let add = parse("add_capabilities", &asked.add_capabilities)?;
+    let drop = parse("drop_capabilities", &asked.drop_capabilities)?;
+    let all = |list: &[Named]| list.iter().any(|named| matches!(named, Named::All));
+    let mut granted = match (all(&add), all(&drop)) {
+        (_, true) => Vec::new(),
+        (true, false) => ALL.to_vec(),
+        (false, false) => DEFAULT.to_vec(),
+    };
+    granted.extend(singles(add));
+    let dropped: Vec<_> = singles(drop).collect();
+    granted.retain(|capability| !dropped.contains(capability));
+    Ok(granted)
+}
+
+fn ambient(asked: &api::Capability) -> Result<Vec<Capability>, SpecError> {
+    let named = parse("add_ambient_capabilities", &asked.add_ambient_capabilities)?;
+    match named.iter().any(|named| matches!(named, Named::All)) {
+        true => Ok(ALL.to_vec()),
+        false => Ok(singles(named).collect()),
+    }
+}
+
+fn singles(list: Vec<Named>) -> impl Iterator<Item = Capability> {
+    list.into_iter().filter_map(|named| match named {
+        Named::One(capability) => Some(capability),
+        Named::All => None,
+    })
+}
+
+/// Names as people write them: any case, with or without `CAP_`.
+fn parse(field: &str, names: &[String]) -> Result<Vec<Named>, SpecError> {
+    let one = |name: &String| {
+        let upper = name.to_ascii_uppercase();
+        let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
+        match ALL.iter().find(|known| known.to_string() == bare) {
+            Some(capability) => Ok(Named::One(*capability)),
+            None if bare == "ALL" => Ok(Named::All),
+            None => {
+                let field = format!("linux.security_context.capabilities.{field}");
+                Err(SpecError::invalid(field, format!("{name:?} is not a capability")))
+            }
+        }
+    };
+    names.iter().map(one).collect()
+}
+
+/// The AppArmor profile to run under. On a host without AppArmor, or without a loaded default profile, the default is none.
+pub(super) fn apparmor(input: &SpecInput<'_>, privileged: bool) -> Result<Option<String>, SpecError> {
+    let context = security(input);
+    let profile = match (&context.apparmor, deprecated_apparmor(context)) {
+        (Some(profile), _) => profile.clone(),
+        (None, "" | "runtime/default") => profile(ProfileType::RuntimeDefault, ""),
+        (None, "unconfined") => profile(ProfileType::Unconfined, ""),
+        (None, name) => profile(ProfileType::Localhost, name),
+    };
+    let field = "linux.security_context.apparmor";
+    match profile.profile_type() {
+        ProfileType::Unconfined => Ok(None),
+        ProfileType::RuntimeDefault if privileged => Ok(None),
+        ProfileType::RuntimeDefault => {
+            Ok(input.host.apparmor_default.clone().filter(|_| input.host.apparmor))
+        }
+        ProfileType::Localhost if !input.host.apparmor => {
+            Err(SpecError::unsupported(field, "AppArmor is not enabled on this host"))
+        }
+        ProfileType::Localhost => {
+            let name = profile.localhost_ref.strip_prefix("localhost/").unwrap_or(&profile.localhost_ref);
+            match name {
+                "" => Err(SpecError::invalid(format!("{field}.localhost_ref"), "a profile's name is needed")),
+                name => Ok(Some(name.to_owned())),
+            }
+        }
+    }
+}
+
+#[allow(deprecated)]
+fn deprecated_apparmor(context: &api::LinuxContainerSecurityContext) -> &str {
+    &context.apparmor_profile
+}
+
+fn profile(kind: ProfileType, localhost_ref: &str) -> api::SecurityProfile {
+    api::SecurityProfile { profile_type: kind.into(), localhost_ref: localhost_ref.to_owned() }
+}
+
+/// The label of the process; none where SELinux is off, as every runtime ignores the options there.
+pub(super) fn selinux_label(input: &SpecInput<'_>, privileged: bool) -> Result<Option<String>, SpecError> {
+    let default = if privileged { "spc_t" } else { "container_t" };
+    label(input, |options| (part(&options.r#type, default), part(&options.role, "system_r")))
+}
+
+/// The label of what the runtime mounts for the container.
+pub(super) fn mount_label(input: &SpecInput<'_>, privileged: bool) -> Result<Option<String>, SpecError> {
+    match privileged {
+        true => Ok(None),
+        false => label(input, |_| ("container_file_t".to_owned(), "object_r".to_owned())),
+    }
+}
+
+fn label(
+    input: &SpecInput<'_>,
+    type_and_role: impl Fn(&api::SeLinuxOption) -> (String, String),
+) -> Result<Option<String>, SpecError> {
+    let Some(options) = security(input).selinux_options.as_ref().filter(|_| input.host.selinux) else {
+        return Ok(None);
+    };
+    let parts = [&options.user, &options.role, &options.r#type];
+    if parts.iter().any(|part| part.contains(':')) || options.level.contains(char::is_whitespace) {
+        let why = "user, role and type must not contain ':', and a level no blanks";
+        return Err(SpecError::invalid("linux.security_context.selinux_options", why));
+    }
+    let (typ, role) = type_and_role(options);
+    Ok(Some(format!("{}:{role}:{typ}:{}", part(&options.user, "system_u"), part(&options.level, "s0"))))
+}
+
+fn part(given: &str, default: &str) -> String {
+    if given.is_empty() { default.to_owned() } else { given.to_owned() }
+}

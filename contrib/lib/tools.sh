@@ -173,3 +173,32 @@ need_cargo_deny() {
     fi
     echo "$root/bin/cargo-deny"
 }
+
+# Whether cgroup v2 is mounted beside v1 and owns controllers there: crun refuses such a machine, so that what uses it has
+# to run under namespace.sh.
+is_hybrid() {
+    [ -d /sys/fs/cgroup/memory ] && grep -qs . /sys/fs/cgroup/unified/cgroup.controllers
+}
+
+# A TCP port of 127.0.0.1 that nobody listens on.
+free_port() {
+    local port
+    for port in $(shuf -i 20000-29999 -n 50); do
+        if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+            echo "$port"
+            return 0
+        fi
+    done
+    return 1
+}
+
+# Asks a command again and again, up to so many seconds, until it succeeds.
+wait_for() {
+    local seconds=$1 end
+    shift
+    end=$((SECONDS + seconds))
+    until "$@" >/dev/null 2>&1; do
+        [ "$SECONDS" -lt "$end" ] || return 1
+        sleep 0.1
+    done
+}

@@ -3,7 +3,13 @@
 //! `common` holds the node under test, the images and the registries; every other module is one topic. A test that
 //! proves a numbered behaviour names it in its documentation (B1, B2 ...). The OCI runtime is the one that
 //! `PODD_TEST_RUNTIME` names (crun or runc); root is needed. `tests/run.sh` brings what is needed and runs all of it.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::large_futures, unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::large_futures,
+    clippy::cloned_ref_to_slice_refs,
+    unreachable_pub
+)]
 
 mod common;
 mod config_cli;

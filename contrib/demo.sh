@@ -115,7 +115,7 @@ start_daemon() {
 write_pod() {
     cat >"$dir/pod.json" <<END
 { "metadata": { "name": "demo", "namespace": "default", "uid": "demo-$$", "attempt": 0 }, "hostname": "demo",
-  "log_directory": "$dir/logs", "linux": {} }
+  "log_directory": "$dir/logs", "linux": { "security_context": { "namespace_options": { "pid": 1 } } } }
 END
     local command=''
     if [ "$own_image" = yes ]; then
@@ -124,7 +124,7 @@ END
     fi
     cat >"$dir/container.json" <<END
 { "metadata": { "name": "demo", "attempt": 0 }, "image": { "image": "$image" }, $command
-  "log_path": "demo.log", "linux": {} }
+  "log_path": "demo.log", "linux": { "security_context": { "namespace_options": { "pid": 1 } } } }
 END
 }
 

@@ -146,7 +146,7 @@ build() {
     export PODD_CRICTL
     ok "$("$PODD_CRICTL" --version)"
     # The tests wait more than they compute.
-    export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) * 2))} RUST_BACKTRACE=1
+    export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) * 2))}
     check "build" cargo build --quiet --workspace || exit 1
 }
 

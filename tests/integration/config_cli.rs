@@ -6,6 +6,8 @@ use std::process::{Command, Output};
 
 use toml::Table;
 
+use crate::common::PATIENCE;
+
 fn config(file: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_podd")).args(["config", "--config"]).arg(file).output().unwrap()
 }
@@ -71,14 +73,15 @@ fn all_mistakes_are_reported_at_once_with_file_and_key() {
     assert!(!said.contains("panicked"), "{said}");
 }
 
-#[test]
-fn a_daemon_with_a_mistake_does_not_start() {
+#[tokio::test]
+async fn a_daemon_with_a_mistake_does_not_start() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("podd.toml");
     let run = dir.path().join("run");
     fs::write(&file, format!("run_dir = {run:?}\nlog_level = 3\n")).unwrap();
-    let out =
-        Command::new(env!("CARGO_BIN_EXE_podd")).args(["serve", "--config"]).arg(&file).output().unwrap();
+    let mut daemon = tokio::process::Command::new(env!("CARGO_BIN_EXE_podd"));
+    let out = daemon.args(["serve", "--config"]).arg(&file).kill_on_drop(true).output();
+    let out = tokio::time::timeout(PATIENCE, out).await.expect("it runs").unwrap();
     assert!(!out.status.success());
     assert!(String::from_utf8_lossy(&out.stderr).contains("log_level"));
     assert!(!run.exists(), "it has made its directories all the same");

@@ -11,7 +11,7 @@ use crate::common::{ContainerSpec, Node, PodSpec, busybox, registry};
 
 async fn start() -> (Node, Pod) {
     let mut node = Node::start().await;
-    let pod = node.run_pod(PodSpec::new(&node, "pod")).await;
+    let pod = node.run_pod(PodSpec::new(&node, "pod").privileged()).await;
     (node, pod)
 }
 

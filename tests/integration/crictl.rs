@@ -14,7 +14,10 @@ fn pod_file(node: &Node, name: &str) -> String {
         "hostname": config.hostname,
         "log_directory": config.log_directory,
         "labels": { "app": name },
-        "linux": { "cgroup_parent": node.names.cgroup_parent },
+        "linux": {
+            "cgroup_parent": node.names.cgroup_parent,
+            "security_context": { "namespace_options": { "pid": 1 } },
+        },
     });
     let path = node.names.dir().join(format!("{name}.pod.json"));
     fs::write(&path, json.to_string()).unwrap();
@@ -28,7 +31,7 @@ fn container_file(node: &Node, name: &str, image: &str, script: &str) -> String 
         "image": { "image": image },
         "command": ["/bin/sh", "-c", script],
         "log_path": format!("{name}.log"),
-        "linux": {},
+        "linux": { "security_context": { "namespace_options": { "pid": 1 } } },
     });
     let path = node.names.dir().join(format!("{name}.container.json"));
     fs::write(&path, json.to_string()).unwrap();

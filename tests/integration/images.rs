@@ -45,8 +45,10 @@ async fn every_manifest_format_and_compression_gives_the_same_files() {
     let mut node = Node::start().await;
     let registry = registry::shared().await;
     let pod = node.run_pod(PodSpec::new(&node, "formats")).await;
-    for format in [Format::Oci, Format::Docker] {
-        for compression in [Compression::Plain, Compression::Gzip, Compression::Zstd] {
+    let all = [Compression::Plain, Compression::Gzip, Compression::Zstd];
+    // Docker's own formats have no Zstandard.
+    for (format, compressions) in [(Format::Oci, &all[..]), (Format::Docker, &all[..2])] {
+        for &compression in compressions {
             let name = format!("{format:?}-{compression:?}").to_lowercase();
             let words = [Entry::file("word", 0o644, name.clone())];
             let image = busybox().layer_as(compression, &words).format(format);
@@ -103,7 +105,7 @@ async fn layers_hide_replace_and_keep_what_is_below() {
         Entry::file("b/new", 0o644, "new"),
         Entry::dir("c", 0o755),
         Entry::symlink("c/link", "../a/stays"),
-        Entry::hardlink("c/hard", "b/new"),
+        Entry::hardlink("c/hard", "b/new").with_mode(0o644),
         Entry::file("tmp/implied", 0o644, "its parent is not in this layer"),
         Entry::file("tagged", 0o644, "x").xattr("user.podd", b"kept"),
         Entry::char_device("null2", 1, 3),

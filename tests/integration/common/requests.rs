@@ -31,14 +31,25 @@ impl PodSpec {
             annotations: HashMap::from([("tests/annotation".to_owned(), "kept".to_owned())]),
             linux: Some(api::LinuxPodSandboxConfig {
                 cgroup_parent: node.names.cgroup_parent.clone(),
+                security_context: Some(api::LinuxSandboxSecurityContext {
+                    namespace_options: Some(own_pids()),
+                    ..Default::default()
+                }),
                 ..Default::default()
             }),
             ..Default::default()
         })
     }
 
-    /// The same pod in the host's network.
+    /// The same pod, in which privileged containers are allowed.
+    pub fn privileged(mut self) -> Self {
+        self.0.linux.get_or_insert_default().security_context.get_or_insert_default().privileged = true;
+        self
+    }
+
+    /// The same pod in the host's network; as with the kubelet, such a pod has no host name of its own.
     pub fn host_network(mut self) -> Self {
+        self.0.hostname.clear();
         let linux = self.0.linux.get_or_insert_default();
         let context = linux.security_context.get_or_insert_default();
         context.namespace_options.get_or_insert_default().network = api::NamespaceMode::Node.into();
@@ -50,6 +61,11 @@ impl PodSpec {
         change(&mut self.0);
         self
     }
+}
+
+/// What the kubelet asks for unless a pod says otherwise: each container sees only its own processes.
+fn own_pids() -> api::NamespaceOption {
+    api::NamespaceOption { pid: api::NamespaceMode::Container.into(), ..Default::default() }
 }
 
 /// A container to be.
@@ -188,9 +204,14 @@ impl Node {
         self.try_create(pod, spec).await.unwrap()
     }
 
-    /// Creates a container, or gives the error.
+    /// Creates a container, or gives the error. As with the kubelet, its namespaces are those of its pod.
     pub async fn try_create(&mut self, pod: &Pod, spec: ContainerSpec) -> Result<String, Status> {
         let mut config = spec.0;
+        let of_pod = pod.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+        let context = config.linux.get_or_insert_default().security_context.get_or_insert_default();
+        if context.namespace_options.is_none() {
+            context.namespace_options = of_pod.and_then(|context| context.namespace_options.clone());
+        }
         if config.image.is_none() {
             let reference = &pushed_busybox().await.reference;
             let image = self.pull(reference).await?;

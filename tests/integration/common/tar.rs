@@ -72,6 +72,12 @@ impl Entry {
         self
     }
 
+    /// The same entry with another mode.
+    pub fn with_mode(mut self, mode: u32) -> Self {
+        self.mode = mode;
+        self
+    }
+
     /// The same entry with an extended attribute.
     pub fn xattr(mut self, name: &str, value: &[u8]) -> Self {
         self.pax.push((format!("SCHILY.xattr.{name}"), value.to_vec()));

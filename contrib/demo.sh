@@ -16,6 +16,10 @@ PACKAGES=(
 )
 BRIDGE=podd-demo0
 SUBNET=10.87.55.0/24
+CGROUP_PARENT=/podd-demo
+if [ -d /run/systemd/system ]; then
+    CGROUP_PARENT=podd-demo.slice
+fi
 
 image=${1:-}
 dir=$(mktemp -d /var/tmp/podd-demo.XXXXXX)
@@ -51,6 +55,7 @@ clean_up() {
     end_process "$daemon"
     end_process "$REGISTRY_PID"
     ip link show "$BRIDGE" >/dev/null 2>&1 && ip link delete "$BRIDGE"
+    find /sys/fs/cgroup -maxdepth 2 -type d \( -name podd-demo -o -name podd-monitors \) -exec rmdir {} + 2>/dev/null
     rm -rf "$dir" "$run"
     if [ "$status" -eq 0 ]; then
         ok "everything is removed again"
@@ -115,7 +120,8 @@ start_daemon() {
 write_pod() {
     cat >"$dir/pod.json" <<END
 { "metadata": { "name": "demo", "namespace": "default", "uid": "demo-$$", "attempt": 0 }, "hostname": "demo",
-  "log_directory": "$dir/logs", "linux": { "security_context": { "namespace_options": { "pid": 1 } } } }
+  "log_directory": "$dir/logs",
+  "linux": { "cgroup_parent": "$CGROUP_PARENT", "security_context": { "namespace_options": { "pid": 1 } } } }
 END
     local command=''
     if [ "$own_image" = yes ]; then
@@ -169,7 +175,7 @@ stage "podd, from a registry to a running pod and back"
 need_rust
 install_packages "${PACKAGES[@]}"
 ok "what it needs from Debian is installed"
-CRICTL=$(command -v crictl || need_crictl) || die "crictl cannot be built"
+CRICTL=$(type -P crictl || need_crictl) || die "crictl cannot be built"
 ok "$("$CRICTL" --version)"
 build
 ok "podd and podd-monitor are built"

@@ -88,7 +88,7 @@ traces() {
         find /run/netns /tmp /run -maxdepth 1 -name 'podd-*' 2>/dev/null || true
         find /sys/fs/cgroup -maxdepth 2 -type d -name 'podd-test*' 2>/dev/null || true
         find /var/lib/cni -mindepth 1 -path '*podd-test*' 2>/dev/null || true
-        ip -o link | awk -F': ' '{ print "link " $2 }' | sed 's/@.*//' | grep -E '^link (pt[0-9a-f]{8}|veth)' || true
+        find /sys/class/net -name 'pt????????' -o -name 'veth*'
         iptables-save -t nat 2>/dev/null | grep -oE '^:CNI-(DN-)?[0-9a-f]{20,}' || true
     } | sort -u
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::node::Names;
+use super::program;
 
 /// What was found; empty when all is gone.
 #[derive(Debug, Default)]
@@ -24,6 +25,7 @@ impl Leftovers {
         found.extend(cgroups(names).into_iter().map(|at| format!("cgroup {}", at.display())));
         found.extend(addresses(names).into_iter().map(|at| format!("address file {}", at.display())));
         found.extend(veths(names).into_iter().map(|link| format!("link {link}")));
+        found.extend(nat_rules(names).into_iter().map(|rule| format!("nat rule {rule}")));
         found.extend(state_files(names).into_iter().map(|at| format!("file {}", at.display())));
         Self(found)
     }
@@ -137,6 +139,26 @@ fn veths(names: &Names) -> Vec<String> {
         .collect()
 }
 
+/// Rules of masquerading and of host ports: the plugins put the network's name into their comments.
+fn nat_rules(names: &Names) -> Vec<String> {
+    let out = Command::new(program("iptables-save")).args(["-t", "nat"]).output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    text.lines()
+        .filter(|line| line.starts_with("-A") && line.contains(&names.tag))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Deletes the rules with `$1` in them, then the chains that they led to.
+const SWEEP_NAT: &str = r#"
+rules=$(iptables-save -t nat | sed -n "s/^-A \(.*$1.*\)/\1/p")
+echo "$rules" | while read -r rule; do eval "iptables -w -t nat -D $rule"; done
+for chain in $(echo "$rules" | grep -o 'CNI-[0-9A-Za-z-]*[0-9a-f]\{20\}' | sort -u); do
+    iptables -w -t nat -F "$chain"
+    iptables -w -t nat -X "$chain"
+done
+"#;
+
 /// Files that describe a pod or container, below the run directory and the root. Empty directories, locks and sockets
 /// are the skeleton of a daemon that has nothing to do.
 fn state_files(names: &Names) -> Vec<PathBuf> {
@@ -182,6 +204,7 @@ pub fn sweep(names: &Names, ids: &[String]) {
             let _ = fs::remove_file(at);
         }
     }
+    let _ = Command::new("/bin/sh").args(["-c", SWEEP_NAT, "sweep", &names.tag]).output();
     remove_links_and_cgroups(names);
 }
 

@@ -286,12 +286,14 @@ async fn eventually_nothing(names: &Names, ids: &[String]) {
 async fn connect(names: &Names, daemon: &mut Child) -> Channel {
     let uri = format!("unix://{}", names.socket().display());
     let daemon = Mutex::new(daemon);
-    eventually("the daemon's socket", || async {
+    eventually("an answer of the daemon", || async {
         if let Some(status) = daemon.lock().unwrap().try_wait().unwrap() {
             let log = fs::read_to_string(names.daemon_log()).unwrap_or_default();
             panic!("the daemon ended with {status}:\n{log}");
         }
-        Endpoint::try_from(uri.clone()).unwrap().connect().await.ok()
+        let channel = Endpoint::try_from(uri.clone()).unwrap().connect().await.ok()?;
+        let version = api::VersionRequest::default();
+        RuntimeServiceClient::new(channel.clone()).version(version).await.ok().map(|_| channel)
     })
     .await
 }

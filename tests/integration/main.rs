@@ -1,0 +1,24 @@
+//! The daemon's tests from outside: a real podd on its socket, a real registry, real CNI plugins, real crun or runc.
+//!
+//! `common` holds the node under test, the images and the registries; every other module is one topic. A test that
+//! proves a numbered behaviour names it in its documentation (B1, B2 ...). The OCI runtime is the one that
+//! `PODD_TEST_RUNTIME` names (crun or runc); root is needed. `tests/run.sh` brings what is needed and runs all of it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::large_futures,
+    clippy::cloned_ref_to_slice_refs,
+    unreachable_pub
+)]
+
+mod common;
+mod config_cli;
+mod containers;
+mod containers_life;
+mod crictl;
+mod images;
+mod images_auth;
+mod pods;
+mod pods_network;
+mod recovery;
+mod server;

@@ -1,0 +1,191 @@
+#!/bin/bash
+# Installs what the tests need and runs them all, as root, on Debian 12 or 13 with nothing but Rust:
+#
+#   tests/run.sh                 everything
+#   tests/run.sh lint            formatting, clippy, cargo deny, shellcheck
+#   tests/run.sh unit            the tests beside the code
+#   tests/run.sh crun [FILTER]   the integration tests with crun (or runc), or those with FILTER in their names
+#
+# The last line says how many tests and checks passed and failed; the exit status is 0 when none failed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=contrib/lib/tools.sh
+. contrib/lib/tools.sh
+
+PACKAGES=(
+    apache2-utils busybox-static ca-certificates containernetworking-plugins crun docker-registry gcc iproute2 iptables
+    libc6-dev nginx procps runc shellcheck
+)
+SCRIPTS=(contrib/demo.sh contrib/lib/image.sh contrib/lib/namespace.sh contrib/lib/tools.sh tests/run.sh .ci/run)
+# One test binary that takes longer than this hangs.
+TEST_LIMIT=900
+
+passed=0
+failed=0
+complete=no
+work=$(mktemp -d)
+
+summary() {
+    local status=$?
+    rm -rf "$work"
+    if [ "$complete" != yes ] && [ "$failed" -eq 0 ]; then
+        failed=1
+    fi
+    printf '\n[%s] done\n%d passed, %d failed\n' "$(elapsed)" "$passed" "$failed"
+    [ "$failed" -eq 0 ] && exit "$status"
+    exit 1
+}
+trap summary EXIT
+
+# Runs a command as one check.
+check() {
+    local name=$1
+    shift
+    stage "$name"
+    if "$@"; then
+        ok "$name"
+        passed=$((passed + 1))
+    else
+        echo "FAILED: $name"
+        failed=$((failed + 1))
+        return 1
+    fi
+}
+
+# Runs cargo test as a node would see it, and adds up its results. A build that fails, or a test binary that dies without
+# a result, is a failure too.
+run_tests() {
+    local name=$1 log=$work/log status=0 good bad ignored
+    shift
+    stage "$name"
+    timeout --kill-after 10 "$TEST_LIMIT" contrib/lib/namespace.sh "$@" 2>&1 | tee "$log" || status=$?
+    good=$(total passed "$log")
+    bad=$(total failed "$log")
+    ignored=$(total ignored "$log")
+    if [ "$status" -ne 0 ] && [ "$bad" -eq 0 ]; then
+        echo "FAILED: $name ended with status $status"
+        bad=1
+    fi
+    if [ "$ignored" -ne 0 ]; then
+        echo "note: $ignored tests are marked as ignored and were not run"
+    fi
+    passed=$((passed + good))
+    failed=$((failed + bad))
+    printf '[%s] %s: %d passed, %d failed\n' "$(elapsed)" "$name" "$good" "$bad"
+}
+
+# The sum of one number of all `test result:` lines.
+total() {
+    sed -n "s/^test result: .* \([0-9]*\) $1;.*/\1/p" "$2" | awk '{ sum += $1 } END { print sum + 0 }'
+}
+
+# What tests could leave behind on the machine, one per line.
+traces() {
+    {
+        pgrep -a '^podd' || true
+        pgrep -af 'podd-test' || true
+        sed -n 's/^[^-]* \(\/[^ ]*podd-[^ ]*\) .*/mount \1/p' /proc/self/mountinfo
+        find /run/netns /tmp /run -maxdepth 1 -name 'podd-*' 2>/dev/null || true
+        find /sys/fs/cgroup -maxdepth 2 -type d -name 'podd-test*' 2>/dev/null || true
+        find /var/lib/cni -mindepth 1 -path '*podd-test*' 2>/dev/null || true
+        find /sys/class/net -name 'pt????????' -o -name 'veth*'
+        iptables-save -t nat 2>/dev/null | grep -oE '^:CNI-(DN-)?[0-9a-f]{20,}' || true
+    } | sort -u
+}
+
+nothing_is_left() {
+    local left
+    left=$(traces | comm -13 "$work/before" -)
+    [ -z "$left" ] || { echo "left behind:"; echo "$left"; return 1; }
+}
+
+shell_is_clean() {
+    local script
+    for script in "${SCRIPTS[@]}"; do
+        bash -n "$script" || return 1
+    done
+    shellcheck -x "${SCRIPTS[@]}"
+}
+
+# Advisories need the network; without it they are left out, and that is said.
+advisories_are_none() {
+    if timeout 120 "$CARGO_DENY" check advisories >"$work/advisories" 2>&1; then
+        return 0
+    elif grep -q 'failed to fetch advisory database' "$work/advisories"; then
+        echo "note: the advisory database cannot be reached, so advisories were NOT checked"
+        return 0
+    fi
+    cat "$work/advisories"
+    return 1
+}
+
+dependencies_are_allowed() {
+    "$CARGO_DENY" --log-level error check licenses bans sources && advisories_are_none
+}
+
+prepare() {
+    stage "packages"
+    need_root
+    need_rust
+    install_packages "${PACKAGES[@]}"
+    ok "packages"
+}
+
+lint() {
+    stage "cargo deny"
+    CARGO_DENY=$(need_cargo_deny) || die "cargo-deny cannot be built"
+    check "shell scripts" shell_is_clean || true
+    check "formatting" cargo fmt --all --check || true
+    check "dependencies" dependencies_are_allowed || true
+    check "clippy" cargo clippy --quiet --workspace --all-targets -- -D warnings || true
+}
+
+build() {
+    stage "crictl"
+    PODD_CRICTL=$(need_crictl) || die "crictl cannot be built"
+    export PODD_CRICTL
+    ok "$("$PODD_CRICTL" --version)"
+    # The tests wait more than they compute.
+    export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) * 2))}
+    check "build" cargo build --quiet --workspace || exit 1
+}
+
+unit() {
+    run_tests "tests beside the code" cargo test --quiet --workspace --lib --bins --no-fail-fast
+    run_tests "examples in the documentation" cargo test --quiet --workspace --doc --no-fail-fast
+}
+
+# The integration tests of every crate, with one OCI runtime.
+integration() {
+    local runtime=$1 filter=${2:-}
+    PODD_TEST_RUNTIME=$runtime run_tests "integration tests with $runtime" \
+        cargo test --workspace --test '*' --no-fail-fast -- ${filter:+"$filter"}
+}
+
+what=${1:-all}
+case $what in
+    all | lint | unit | crun | runc) ;;
+    *) die "unknown argument $what; allowed: lint, unit, crun [FILTER], runc [FILTER], or none" ;;
+esac
+prepare
+traces >"$work/before"
+case $what in
+    lint) lint ;;
+    unit)
+        build
+        unit
+        ;;
+    crun | runc)
+        build
+        integration "$what" "${2:-}"
+        ;;
+    all)
+        lint
+        build
+        unit
+        integration crun
+        integration runc
+        ;;
+esac
+check "nothing is left behind" nothing_is_left || true
+complete=yes

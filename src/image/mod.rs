@@ -1,1 +1,4 @@
-//! (to come)
+//! Images: layers, the store that keeps them, and the root filesystems made of them.
+
+pub mod digest;
+pub mod extract;

@@ -2,3 +2,5 @@
 
 pub mod digest;
 pub mod extract;
+pub mod rootfs;
+pub mod store;

@@ -187,7 +187,7 @@ impl Entry {
     fn read_pax(&mut self, parsed: &ParsedEntry<'_>) -> Result<(), ExtractError> {
         for (name, value) in &parsed.xattrs {
             if OVERLAY_XATTRS.iter().any(|prefix| name.starts_with(prefix)) {
-                tracing::warn!(path = %parsed.path_lossy(), "layer brings an overlay attribute: dropped");
+                tracing::debug!(path = %parsed.path_lossy(), "layer brings an overlay attribute: dropped");
                 continue;
             }
             self.xattrs.push((name.to_vec(), value.to_vec()));

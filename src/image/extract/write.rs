@@ -277,7 +277,7 @@ impl<'a> Writer<'a> {
                 // rights depend on must not get lost, though.
                 Err(e @ (Errno::NOTSUP | Errno::PERM)) if !name.starts_with(b"security.") => {
                     let (path, name) = (entry.path.as_bytes(), String::from_utf8_lossy(name));
-                    tracing::warn!(path = %String::from_utf8_lossy(path), %name, error = %e, "attribute is not kept");
+                    tracing::debug!(path = %String::from_utf8_lossy(path), %name, error = %e, "attribute is not kept");
                 }
                 Err(e) => return Err(self.error("set an extended attribute of", entry, e)),
             }

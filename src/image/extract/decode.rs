@@ -126,7 +126,7 @@ impl<R: Read> Decoder<R> {
         Ok(filled)
     }
 
-    /// Reads what is left of the blob and returns the digest of the whole.
+    /// Reads what a decoder may have left of the blob and returns the digest of the whole.
     pub(super) fn finish(mut self) -> Result<Digest, ExtractError> {
         let rest = io::copy(self.blob(), &mut io::sink());
         let blob = self.blob();

@@ -15,6 +15,7 @@
 mod decode;
 mod entry;
 mod error;
+mod input;
 mod stream;
 mod tree;
 mod write;
@@ -32,6 +33,7 @@ pub use self::decode::Compression;
 use self::decode::Decoder;
 use self::entry::Entry;
 pub use self::error::ExtractError;
+pub use self::input::ChannelReader;
 use self::stream::Stream;
 use self::tree::Tree;
 use self::write::Writer;

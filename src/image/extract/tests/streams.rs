@@ -163,3 +163,30 @@ fn a_full_disk_is_named() {
         );
     }
 }
+
+/// A fetch that feeds a channel: whole, broken off by the peer, and given up after an error.
+#[tokio::test]
+async fn a_blob_may_arrive_in_pieces() {
+    let tar = tar();
+    let blob = gzip(&tar);
+    let fetch = async |end: Option<std::io::Error>, count: usize| {
+        let (sender, pieces) = tokio::sync::mpsc::channel(2);
+        let (expected, scratch) = (expectation(&blob, &tar), tempfile::tempdir().unwrap());
+        let extraction = tokio::task::spawn_blocking(move || {
+            let input = ChannelReader::new(pieces);
+            extract_layer(input, Compression::Gzip, &expected, scratch.path(), &Limits::default())
+        });
+        for piece in blob.chunks(10_000).take(count) {
+            sender.send(Ok(Bytes::copy_from_slice(piece))).await.unwrap();
+        }
+        if let Some(error) = end {
+            sender.send(Err(error)).await.unwrap();
+        }
+        drop(sender);
+        extraction.await.unwrap()
+    };
+    assert_eq!(fetch(None, usize::MAX).await.unwrap().inodes, 3);
+    assert!(matches!(fetch(None, 3).await, Err(ExtractError::BlobTooShort { actual: 30_000, .. })));
+    let reset = std::io::Error::other("connection reset");
+    assert!(matches!(fetch(Some(reset), 3).await, Err(ExtractError::Input(_))));
+}

@@ -191,6 +191,27 @@ fn a_path_through_a_link_of_the_same_layer_stays_inside() {
     assert_eq!(layer.implied(), ["", "usr", "usr/share"]);
 }
 
+/// What was known of a path is forgotten when a later entry changes it.
+#[test]
+fn replaced_directories_are_found_anew() {
+    let tar = Tar::new()
+        .symlink("l", "real")
+        .file("l/a", "1")
+        .directory("l", 0o755)
+        .file("l/b", "2")
+        .file("d/e/f", "3")
+        .symlink("d/e", "/other")
+        .file("d/e/g", "4")
+        .file("p/q/.wh.deep", "")
+        .file("p/q/deep/r/f", "5")
+        .file("deep/r/g", "6");
+    let layer = unpack_tar(tar);
+    assert_eq!((layer.read("real/a"), layer.read("l/b")), ("1".to_owned(), "2".to_owned()));
+    assert!(!layer.path("real/b").exists() && !layer.path("d/e/f").exists());
+    assert_eq!(layer.read("other/g"), "4");
+    assert_eq!((layer.read("p/q/deep/r/f"), layer.read("deep/r/g")), ("5".to_owned(), "6".to_owned()));
+}
+
 #[test]
 fn sparse_files_have_holes() {
     let map = [SparseEntry { offset: 4096, length: 5 }, SparseEntry { offset: 1 << 20, length: 3 }];

@@ -34,7 +34,9 @@ fn remains_of_a_pull_are_collected() {
         .unwrap();
     std::fs::create_dir_all(path.join("layers/unknown")).unwrap();
     std::fs::write(path.join("images/new.json.tmp"), "{").unwrap();
-    std::fs::create_dir_all(path.join("trash/1/a/b/c")).unwrap();
+    // By rename, since the thread of the store before may still be looking.
+    std::fs::create_dir_all(path.join("discarded/a/b/c")).unwrap();
+    std::fs::rename(path.join("discarded"), path.join("trash/1")).unwrap();
     let store = reopen(path);
     assert_eq!(content(path), before);
     assert_eq!(store.images(), [image]);
@@ -61,7 +63,7 @@ fn damaged_records_are_set_aside_and_the_others_stand() {
         },
     ];
     for (n, damage) in damage.into_iter().enumerate() {
-        let other = pull(&reopen(root.path()), "y:1", &vec![layer("a"), layer("other")]);
+        let other = pull(&reopen(root.path()), "y:1", &vec![layer("own"), layer("other")]);
         damage(&image::path(root.path(), &other.id), &other);
         let store = reopen(root.path());
         assert_eq!(store.images(), [Arc::clone(&image)], "damage {n}");

@@ -35,6 +35,17 @@ impl Digest {
         hasher.finish()
     }
 
+    /// The digest whose 32 bytes are known.
+    pub fn from_sha256(bytes: [u8; 32]) -> Self {
+        use fmt::Write;
+        let mut text = String::with_capacity(ALGORITHM.len() + HEX_DIGITS);
+        text.push_str(ALGORITHM);
+        for byte in bytes {
+            let _ = write!(text, "{byte:02x}");
+        }
+        Self(text)
+    }
+
     /// The whole text, `sha256:<hex>`.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -58,13 +69,7 @@ impl Hasher {
 
     /// The digest of all that was taken in.
     pub fn finish(self) -> Digest {
-        use fmt::Write;
-        let mut text = String::with_capacity(ALGORITHM.len() + HEX_DIGITS);
-        text.push_str(ALGORITHM);
-        for byte in self.0.finalize() {
-            let _ = write!(text, "{byte:02x}");
-        }
-        Digest(text)
+        Digest::from_sha256(self.0.finalize().into())
     }
 }
 

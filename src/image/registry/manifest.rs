@@ -8,6 +8,7 @@ use serde::de::IgnoredAny;
 
 use super::platform::Platform;
 use crate::image::digest::Digest;
+use crate::image::extract::Compression;
 
 /// The most layers that an image may have.
 pub const MOST_LAYERS: usize = 500;
@@ -24,17 +25,6 @@ const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1";
 pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json";
-
-/// How a layer's tar is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    /// Plain tar.
-    None,
-    /// gzip (RFC 1952).
-    Gzip,
-    /// Zstandard (RFC 8878).
-    Zstd,
-}
 
 /// A layer as the manifest describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]

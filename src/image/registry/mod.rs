@@ -29,13 +29,16 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 pub use self::blob::BlobStream;
 pub use self::credentials::{Credentials, CredentialsError};
 pub use self::error::{ErrorKind, RegistryError, Stage};
-pub use self::manifest::{Compression, LayerDescriptor, MOST_LAYERS};
+pub use self::manifest::{LayerDescriptor, MOST_LAYERS};
 pub use self::platform::Platform;
 pub use self::resolve::Resolved;
 pub use self::transport::{SetupError, Timeouts};
+pub use super::extract::Compression;
 
 use self::error::{Context, causes};
 use self::session::Session;
@@ -68,6 +71,9 @@ impl Default for ClientConfig {
     }
 }
 
+/// The bytes of a configuration by its digest, where they need not be fetched.
+pub type Known<'a> = dyn Fn(&Digest) -> Option<Bytes> + Sync + 'a;
+
 /// A client of all registries, to be shared; a clone is the same client.
 #[derive(Clone)]
 pub struct RegistryClient {
@@ -96,7 +102,18 @@ impl RegistryClient {
         credentials: &Credentials,
         platform: &Platform,
     ) -> Result<Resolved, RegistryError> {
-        self.session(reference, credentials)?.resolve(platform).await
+        self.resolve_knowing(reference, credentials, platform, &|_| None).await
+    }
+
+    /// As [`Self::resolve`], but takes a configuration that is known already from `known` and not from the registry.
+    pub async fn resolve_knowing(
+        &self,
+        reference: &Reference,
+        credentials: &Credentials,
+        platform: &Platform,
+        known: &Known<'_>,
+    ) -> Result<Resolved, RegistryError> {
+        self.session(reference, credentials)?.resolve(platform, known).await
     }
 
     /// Begins to fetch a layer. The stream gives `size` bytes or an error; the consumer verifies their digest.

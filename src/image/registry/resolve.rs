@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 
+use super::Known;
 use super::error::{Context, ErrorKind, RegistryError, Stage};
 use super::manifest::{self, ACCEPT, Content, Document, LayerDescriptor, Manifest};
 use super::platform::Platform;
@@ -43,12 +44,19 @@ struct Verified {
 }
 
 impl Session {
-    pub(super) async fn resolve(&self, platform: &Platform) -> Result<Resolved, RegistryError> {
+    pub(super) async fn resolve(
+        &self,
+        platform: &Platform,
+        known: &Known<'_>,
+    ) -> Result<Resolved, RegistryError> {
         let context = Context::new(Stage::ResolveManifest, self.reference.to_string());
         let top = self.named_document(&context).await?;
         let digest = top.digest.clone();
         let (manifest_digest, body, manifest) = self.descend(top, platform, &context).await?;
-        let config = self.config(&manifest.config).await?;
+        let config = match known(&manifest.config.digest) {
+            Some(config) => config,
+            None => self.config(&manifest.config).await?,
+        };
         let diff_ids = manifest::diff_ids(&config, manifest.layers.len(), platform)
             .map_err(|e| context.at(Stage::FetchConfig).invalid(e.to_string()))?;
         Ok(Resolved {

@@ -1,0 +1,205 @@
+//! From staged layers to an image, in the order that a crash at any point survives.
+//!
+//! 1. directories that layers imply take their metadata from the layers below, and `layer.json` is written beside each;
+//! 2. one syncfs flushes all of it;
+//! 3. each layer is renamed to its chain ID, and the directory `layers/` flushed;
+//! 4. the image record is written and flushed, and the tag taken from the image that had it.
+//!
+//! Up to step 4 there is only garbage that [`super::Store::open`] collects; from then on the image is there, whole.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::io::Errno;
+
+use super::image::Image;
+use super::layer::{self, ChainId, LayerInfo};
+use super::settle;
+use super::trash::unique_name;
+use super::{Inner, Lease, Store, StoreError};
+use crate::image::extract::{Extracted, FILES};
+use crate::record::{self, Durability};
+use crate::sys::fs;
+
+/// A directory for the layers of one pull; dropped without a commit, it is discarded.
+pub struct Staging {
+    inner: Arc<Inner>,
+    path: PathBuf,
+    /// Layers that the pull found here; they must not go away before it ends.
+    leases: Mutex<Vec<Lease>>,
+}
+
+impl Staging {
+    /// Where the layer of that index, lowest first, is to be unpacked. The directory is made by the unpacking.
+    pub fn layer(&self, index: usize) -> PathBuf {
+        self.path.join(index.to_string())
+    }
+
+    /// Keeps a layer that is here already until this pull ends; `None` when it is not here.
+    pub fn reuse(&self, chain: &ChainId) -> Option<LayerInfo> {
+        let mut state = self.inner.state();
+        let info = state.layer(chain)?;
+        state.retain(std::slice::from_ref(chain)).ok()?;
+        drop(state);
+        let lease = Lease { inner: Arc::clone(&self.inner), chain: vec![chain.clone()] };
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner).push(lease);
+        Some(info)
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if let Err(error) = self.inner.discard(&self.path) {
+            tracing::warn!(%error, "staging directory stays until the next start");
+        }
+    }
+}
+
+/// What a pull has found out about an image.
+#[derive(Debug, Clone, Default)]
+pub struct NewImage {
+    /// The configuration's bytes; their digest is the image's ID.
+    pub config: Vec<u8>,
+    /// The manifest's bytes.
+    pub manifest: Vec<u8>,
+    /// The compressed layers and the configuration, in bytes.
+    pub size: u64,
+    /// The normalized name with tag, if it was pulled by one.
+    pub tag: Option<String>,
+    /// The normalized name with digest.
+    pub repo_digest: Option<String>,
+    /// Whether the kubelet's garbage collection must leave it.
+    pub pinned: bool,
+    /// The layers, lowest first: those unpacked in the staging directory, and `None` for those that were here.
+    pub layers: Vec<Option<Extracted>>,
+}
+
+impl Store {
+    /// A directory to unpack layers into.
+    pub fn stage(&self) -> Result<Staging, StoreError> {
+        let path = self.inner.root.join("staging").join(unique_name());
+        std::fs::create_dir(&path).map_err(|e| StoreError::io("create", &path, e))?;
+        Ok(Staging { inner: Arc::clone(&self.inner), path, leases: Mutex::default() })
+    }
+
+    /// Makes an image of what was pulled; when it returns, the image survives a power cut. Blocks, and flushes.
+    ///
+    /// An image that is here already gains the names; the tag moves from the image that had it, which stays.
+    pub fn commit_image(&self, staging: &Staging, mut new: NewImage) -> Result<Arc<Image>, StoreError> {
+        let layers = std::mem::take(&mut new.layers);
+        new.layers = vec![None; layers.len()];
+        let image = Image::new(new, now())?;
+        self.finish_layers(staging, &image.chain, &layers)?;
+        let kept = self.place_layers(staging, &image.chain, &layers)?;
+        self.record_image(image, kept)
+    }
+
+    /// Steps 1 and 2.
+    fn finish_layers(
+        &self,
+        staging: &Staging,
+        chain: &[ChainId],
+        layers: &[Option<Extracted>],
+    ) -> Result<(), StoreError> {
+        let mut below: Vec<PathBuf> = Vec::with_capacity(chain.len());
+        for (index, (id, extracted)) in chain.iter().zip(layers).enumerate() {
+            let Some(extracted) = extracted else {
+                below.insert(0, self.inner.files(id));
+                continue;
+            };
+            let directory = staging.layer(index);
+            let files = directory.join(FILES);
+            let fail = |e| StoreError::io("settle", &files, e);
+            settle::settle(&files, &extracted.implied_directories, &below).map_err(fail)?;
+            let info = LayerInfo {
+                bytes: extracted.bytes,
+                inodes: extracted.inodes,
+                hides_below: settle::hides_below(&files).map_err(fail)?,
+            };
+            // Flushed with all the rest.
+            record::write(&directory.join(layer::RECORD), &info, Durability::Process)?;
+            below.insert(0, files);
+        }
+        if layers.iter().any(Option::is_some) {
+            let root = &self.inner.root;
+            fs::sync_file_system(root).map_err(|e| StoreError::io("flush", root, e))?;
+        }
+        Ok(())
+    }
+
+    /// Step 3. The layers are kept by the lease that is returned.
+    fn place_layers(
+        &self,
+        staging: &Staging,
+        chain: &[ChainId],
+        layers: &[Option<Extracted>],
+    ) -> Result<Lease, StoreError> {
+        let root = &self.inner.root;
+        // Dropped after the guard below, whose lock it needs.
+        let mut kept = Lease { inner: Arc::clone(&self.inner), chain: Vec::with_capacity(chain.len()) };
+        let mut state = self.inner.state();
+        for (index, (id, extracted)) in chain.iter().zip(layers).enumerate() {
+            if extracted.is_some() {
+                let staged = staging.layer(index);
+                match fs::rename_new(&staged, &layer::directory(root, id)) {
+                    // Another pull was faster; what it left is as whole as ours.
+                    Ok(()) | Err(Errno::EXIST | Errno::NOTEMPTY) => {}
+                    Err(e) => return Err(StoreError::io("commit", &staged, e.into())),
+                }
+                let info = layer::read(root, id)?.ok_or_else(|| StoreError::NoLayer(id.clone()))?;
+                state.add_layer(id, info);
+            }
+            state.retain(std::slice::from_ref(id))?;
+            kept.chain.push(id.clone());
+        }
+        drop(state);
+        flush(&root.join("layers"))?;
+        Ok(kept)
+    }
+
+    /// Step 4. The lease ends with the image's own hold on the layers in place.
+    fn record_image(&self, mut image: Image, kept: Lease) -> Result<Arc<Image>, StoreError> {
+        let _records = self.inner.records();
+        let tag = image.tags.first().cloned();
+        let (before, owner) = {
+            let state = self.inner.state();
+            let owner = tag.as_deref().and_then(|tag| state.named(tag));
+            (state.images.get(&image.id).cloned(), owner)
+        };
+        // The clock may have been set back, and the newer record must win.
+        image.named_at = image.named_at.max(owner.map_or(0, |owner| owner.named_at + 1));
+        if let Some(before) = &before {
+            image.tags.extend(before.tags.iter().cloned());
+            image.repo_digests.extend(before.repo_digests.iter().cloned());
+            image.pinned |= before.pinned;
+        }
+        self.inner.write_image(&image)?;
+        let image = Arc::new(image);
+        let robbed = {
+            let mut state = self.inner.state();
+            if before.is_none() {
+                state.retain(&image.chain)?;
+            }
+            state.images.insert(image.id.clone(), Arc::clone(&image));
+            tag.map(|tag| state.take_tag(&tag, &image.id)).unwrap_or_default()
+        };
+        drop(kept);
+        for old in robbed {
+            // The newer record wins if this one stays as it was.
+            if let Err(error) = self.inner.write_image(&old) {
+                tracing::warn!(image = %old.id, %error, "image record still claims a tag that moved");
+            }
+        }
+        Ok(image)
+    }
+}
+
+fn flush(directory: &Path) -> Result<(), StoreError> {
+    fs::sync_directory(directory).map_err(|e| StoreError::io("flush", directory, e))
+}
+
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,161 @@
+//! An image, in memory and as its record.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use oci_spec::image::ImageConfiguration;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::layer::{ChainId, chain_ids};
+use super::{NewImage, StoreError};
+use crate::image::digest::Digest;
+
+/// An image whose layers are all here.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Image {
+    /// The digest of its configuration.
+    pub id: Digest,
+    /// Normalized names with tags, such as `docker.io/library/busybox:1.36`.
+    pub tags: BTreeSet<String>,
+    /// Normalized names with digests, such as `docker.io/library/busybox@sha256:...`.
+    pub repo_digests: BTreeSet<String>,
+    /// The compressed layers and the configuration, in bytes.
+    pub size: u64,
+    /// Its layers, lowest first.
+    pub chain: Vec<ChainId>,
+    /// The configuration; what it left out has been filled in.
+    pub config: ImageConfiguration,
+    /// The configuration's own bytes.
+    pub raw_config: Vec<u8>,
+    /// The bytes of the manifest by which it was pulled last.
+    pub raw_manifest: Vec<u8>,
+    /// Never to be removed by the kubelet's garbage collection.
+    pub pinned: bool,
+    /// When it was given its last name, in nanoseconds since 1970; decides between two that claim one tag.
+    pub named_at: u64,
+}
+
+/// An image's file.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Record {
+    id: Digest,
+    tags: BTreeSet<String>,
+    repo_digests: BTreeSet<String>,
+    size: u64,
+    chain: Vec<ChainId>,
+    pinned: bool,
+    named_at: u64,
+    config: String,
+    manifest: String,
+}
+
+/// Where an image's record lies.
+pub(super) fn path(root: &Path, id: &Digest) -> PathBuf {
+    root.join("images").join(format!("{}.json", id.hex()))
+}
+
+impl Image {
+    /// The image that a pull brings, with no more names than that pull gave it.
+    pub(super) fn new(new: NewImage, named_at: u64) -> Result<Self, StoreError> {
+        let config = parse_config(&new.config).map_err(StoreError::Config)?;
+        let diff_ids: Vec<Digest> =
+            config.rootfs().diff_ids().iter().map(|id| id.parse()).collect::<Result<_, _>>()?;
+        if diff_ids.len() != new.layers.len() {
+            return Err(StoreError::LayerCount { listed: diff_ids.len(), given: new.layers.len() });
+        }
+        Ok(Self {
+            id: Digest::of(&new.config),
+            tags: new.tag.into_iter().collect(),
+            repo_digests: new.repo_digest.into_iter().collect(),
+            size: new.size,
+            chain: chain_ids(&diff_ids),
+            config,
+            raw_config: new.config,
+            raw_manifest: new.manifest,
+            pinned: new.pinned,
+            named_at,
+        })
+    }
+
+    pub(super) fn without_name(&self, name: &str) -> Self {
+        let mut image = self.clone();
+        image.tags.remove(name);
+        image.repo_digests.remove(name);
+        image
+    }
+
+    pub(super) fn to_record(&self) -> Record {
+        Record {
+            id: self.id.clone(),
+            tags: self.tags.clone(),
+            repo_digests: self.repo_digests.clone(),
+            size: self.size,
+            chain: self.chain.clone(),
+            pinned: self.pinned,
+            named_at: self.named_at,
+            config: STANDARD.encode(&self.raw_config),
+            manifest: STANDARD.encode(&self.raw_manifest),
+        }
+    }
+
+    /// The image of a record, or what is wrong with it.
+    pub(super) fn from_record(record: Record) -> Result<Self, String> {
+        let raw_config = STANDARD.decode(&record.config).map_err(|e| format!("its configuration: {e}"))?;
+        let raw_manifest = STANDARD.decode(&record.manifest).map_err(|e| format!("its manifest: {e}"))?;
+        if Digest::of(&raw_config) != record.id {
+            return Err("its configuration is not that of its ID".to_owned());
+        }
+        let config = parse_config(&raw_config).map_err(|e| format!("its configuration: {e}"))?;
+        Ok(Self {
+            id: record.id,
+            tags: record.tags,
+            repo_digests: record.repo_digests,
+            size: record.size,
+            chain: record.chain,
+            config,
+            raw_config,
+            raw_manifest,
+            pinned: record.pinned,
+            named_at: record.named_at,
+        })
+    }
+}
+
+/// Parses a configuration as leniently as real images need: tools leave out required fields or write null for them.
+fn parse_config(bytes: &[u8]) -> Result<ImageConfiguration, serde_json::Error> {
+    let mut config: Map<String, Value> = serde_json::from_slice(bytes)?;
+    config.retain(|_, value| !value.is_null());
+    // No one here reads the history, so its shape is no reason to refuse an image.
+    config.remove("history");
+    config.entry("architecture").or_insert_with(|| json!("unknown"));
+    config.entry("os").or_insert_with(|| json!("linux"));
+    let rootfs = config.entry("rootfs").or_insert_with(|| json!({}));
+    if let Some(rootfs) = rootfs.as_object_mut() {
+        rootfs.retain(|_, value| !value.is_null());
+        rootfs.entry("type").or_insert_with(|| json!("layers"));
+        rootfs.entry("diff_ids").or_insert_with(|| json!([]));
+    }
+    serde_json::from_value(Value::Object(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sparse_configurations_are_read() {
+        let config = br#"{"config":{"Env":null,"Cmd":["a"],"OnBuild":null,"Volumes":{"/v":{}}},"history":7,
+            "rootfs":{"diff_ids":null},"created":null,"extra":1}"#;
+        let config = parse_config(config).unwrap();
+        let inner = config.config().as_ref().unwrap();
+        assert_eq!(inner.cmd().as_deref(), Some(["a".to_owned()].as_slice()));
+        assert_eq!(inner.volumes().as_deref(), Some(["/v".to_owned()].as_slice()));
+        assert!(config.rootfs().diff_ids().is_empty());
+        assert!(parse_config(b"{}").is_ok());
+        assert!(parse_config(b"[]").is_err());
+        assert!(parse_config(b"").is_err());
+    }
+}

@@ -3,11 +3,21 @@
 //! Built-in defaults, then `podd.toml`, then the drop-ins of `podd.toml.d` by name, then flags. All mistakes are reported
 //! at once, each with its file and key. Everything that two daemons on one machine would share is a key here.
 
+mod load;
+mod print;
+mod read;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::Serialize;
+
+pub use load::{ConfigError, DEFAULT_FILE, load};
+pub use print::render;
+pub use read::Problem;
 
 /// The effective configuration.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -24,6 +34,8 @@ pub struct Config {
     pub cgroup_driver: CgroupDriver,
     /// The least severe level that is logged.
     pub log_level: LogLevel,
+    /// How long a pod or container is kept whose client went away and did not come back for it, in seconds.
+    pub abandoned_after_seconds: u64,
     /// OCI runtimes by the name of their RuntimeClass handler.
     pub runtimes: BTreeMap<String, RuntimeConfig>,
     /// The monitors.
@@ -107,7 +119,7 @@ pub struct ImagesConfig {
     /// Credentials for every pull (containers-auth.json(5)); empty: none.
     pub auth_file: PathBuf,
     /// How many layers the node fetches at a time, all pulls together.
-    pub max_parallel_layers: usize,
+    pub max_parallel_layers: u64,
     /// Registries (`host:port`) that may be spoken to by plain HTTP, besides those on loopback.
     pub insecure_registries: Vec<String>,
 }

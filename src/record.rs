@@ -65,6 +65,16 @@ pub fn replace(path: &Path, bytes: &[u8], durability: Durability) -> Result<(), 
     result.map_err(|source| RecordError::Io { operation: "write", path: path.to_owned(), source })
 }
 
+/// Makes the directory that a record is to lie in.
+pub fn make_parent(path: &Path) -> Result<(), RecordError> {
+    let directory = path.parent().unwrap_or(path);
+    fs::create_dir_all(directory).map_err(|source| RecordError::Io {
+        operation: "make the directory",
+        path: directory.to_owned(),
+        source,
+    })
+}
+
 /// Reads the record at `path`; `None` when there is none.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, RecordError> {
     let bytes = match fs::read(path) {

@@ -49,6 +49,28 @@ impl Cgroups {
         result
     }
 
+    /// Removes a cgroup and those above it, `top` the last, as far as they are empty. What others still have something in
+    /// stays, and is theirs to remove.
+    pub fn remove_empty(&self, path: &CgroupPath, top: &CgroupPath) -> Result<(), CgroupError> {
+        let levels = path.lineage().into_iter().rev();
+        for level in levels.take_while(|level| level.as_str().len() >= top.as_str().len()) {
+            for directory in self.directories(&level) {
+                match fs::remove_dir(&directory) {
+                    Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ResourceBusy) => {
+                        return Err(CgroupError::io("remove cgroup", &directory)(e));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The outermost cgroup of the path that is not there yet, which who makes the path has to remove.
+    pub fn first_missing(&self, path: &CgroupPath) -> Option<CgroupPath> {
+        path.lineage().into_iter().find(|level| !self.exists(level))
+    }
+
     /// Whether the cgroup is there, in any hierarchy.
     pub fn exists(&self, path: &CgroupPath) -> bool {
         self.directories(path).any(|directory| directory.is_dir())

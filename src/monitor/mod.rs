@@ -15,6 +15,7 @@
 
 mod connection;
 mod exit;
+mod gone;
 mod launch;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ use tokio::time::{Instant, sleep};
 
 pub use connection::{Ended, InitState, Monitor};
 pub use exit::{ExitRecord, read_exit};
+pub use gone::gone;
 pub use launch::{Created, Launch, launch};
 pub use podd_monitor::protocol;
 

@@ -22,6 +22,7 @@ mod plugin;
 mod records;
 mod result;
 mod retry;
+mod stragglers;
 #[cfg(test)]
 mod tests;
 
@@ -90,17 +91,20 @@ struct Inner {
 }
 
 impl Network {
-    /// Opens the records; the configuration is read when it is needed.
+    /// Opens the records, and waits for plugins that an earlier daemon left running; the configuration is read when it is
+    /// needed.
     pub async fn open(config: &NetworkConfig) -> Result<Self, NetworkError> {
         Self::open_with(config, Timeouts::default()).await
     }
 
     /// As [`Self::open`], with other time limits.
     pub async fn open_with(config: &NetworkConfig, timeouts: Timeouts) -> Result<Self, NetworkError> {
+        let records = Records::open(config.cache_dir.clone())?;
+        stragglers::settled(&records.list().await?.into_iter().collect()).await;
         Ok(Self(Arc::new(Inner {
             config: ConfigDir::new(config.conf_dir.clone()),
             plugin_dirs: config.plugin_dirs.clone(),
-            records: Records::open(config.cache_dir.clone())?,
+            records,
             timeouts,
             retries: Retries::default(),
             turns: Mutex::default(),

@@ -26,8 +26,6 @@ use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Process;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::process::Child;
 
 use super::command::{Capture, finish};
@@ -232,9 +230,7 @@ impl Drop for Session {
 /// Waits for a child that is not tokio's.
 async fn exit_of(pid: Pid) -> io::Result<i32> {
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-    // Deprecated for types that may change their descriptor; an OwnedFd keeps its own. The successor is unsafe.
-    #[allow(deprecated)]
-    let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE)?;
+    let pidfd = crate::sys::identity::readable(pidfd)?;
     let _ready = pidfd.readable().await?;
     let id = WaitId::PidFd(rustix::fd::AsFd::as_fd(pidfd.get_ref()));
     let status = rustix::process::waitid(id, WaitIdOptions::EXITED)?;

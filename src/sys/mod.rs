@@ -2,6 +2,13 @@
 #![allow(unsafe_code)]
 
 pub mod fs;
+pub mod identity;
+pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod process;
+
+/// Runs what blocks on a thread that may wait. A panic of it goes on in the caller.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))
+}

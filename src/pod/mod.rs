@@ -1,1 +1,234 @@
-//! (to come)
+//! The life of pods and containers: every transition, and recovery after a restart.
+//!
+//! [`Pods`] owns all of them. A mutating operation takes its pod's `transition` lock for as long as it changes something,
+//! writes its intent to the record before the first effect, and publishes the new state when it is true. Readers see the
+//! published states and wait for nothing. The lock is not held across grace periods or exec. Exits come as events from the
+//! monitors ([`watch`]) and need no lock.
+//!
+//! ```text
+//!   run.rs create.rs start.rs stop.rs remove.rs exec.rs     one file per transition
+//!   resources.rs                                            what a pod has of the node, made and undone
+//!   names.rs index.rs                                       single flight by name, lookup by ID and prefix
+//!   sandbox.rs container.rs state.rs paths.rs               the objects, their records, their states
+//!   watch.rs background.rs recovery/                        exits, what is tried again, what a restart finds
+//! ```
+
+mod background;
+mod container;
+mod create;
+mod error;
+mod exec;
+mod index;
+mod names;
+mod paths;
+mod recovery;
+mod remove;
+mod resources;
+mod run;
+mod sandbox;
+mod signal;
+mod start;
+mod state;
+mod stop;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::OnceCell;
+
+use crate::cgroup::{CgroupPath, Cgroups};
+use crate::config::Config;
+use crate::id::{ContainerId, PodId};
+use crate::image::Images;
+use crate::network::Network;
+use crate::runtime::Runtime;
+use crate::spec::HostFacts;
+use crate::sys;
+use crate::sys::process::BootId;
+pub use container::{Container, ContainerFacts, ContainerName, ContainerRequest};
+use error::Stage;
+pub use error::{Cause, PodError, chain};
+use index::Index;
+use names::Names;
+use paths::Paths;
+pub use sandbox::{Pod, PodFacts, PodName, PodRequest};
+pub use state::{ContainerState, Exit, Nanos, PodState, Reason, now};
+
+/// All pods and containers of the node, and what they are made with.
+pub struct Pods {
+    config: Arc<Config>,
+    paths: Paths,
+    images: Images,
+    network: Network,
+    runtimes: BTreeMap<String, OnceCell<Runtime>>,
+    cgroups: Cgroups,
+    /// All monitors' cgroup, if they are not to stay in the daemon's.
+    monitor_cgroup: Option<CgroupPath>,
+    host: HostFacts,
+    boot_id: BootId,
+    monitor: PathBuf,
+    index: Index,
+    pod_names: Arc<Names<PodName, PodId>>,
+    container_names: Arc<Names<ContainerName, ContainerId>>,
+    /// Pods that are not to be and could not be undone yet.
+    unfinished: Mutex<Vec<PodFacts>>,
+}
+
+/// The node cannot hold pods.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {operation}")]
+pub struct OpenError {
+    operation: String,
+    #[source]
+    source: Cause,
+}
+
+impl OpenError {
+    fn new(operation: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let operation = operation.into();
+        move |source| Self { operation, source: source.into() }
+    }
+}
+
+impl Pods {
+    /// Prepares the directories and mounts, and takes up again what an earlier daemon left.
+    pub async fn open(config: Arc<Config>, images: Images, network: Network) -> Result<Arc<Self>, OpenError> {
+        let paths = Paths::new(&config.run_dir, &config.network.netns_dir);
+        prepare(&paths)?;
+        let cgroups = Cgroups::detect().map_err(OpenError::new("find the cgroup hierarchies"))?;
+        let monitor_cgroup = CgroupPath::new(&config.monitor.cgroup).ok().filter(|path| !path.is_root());
+        let pods = Arc::new(Self {
+            paths,
+            images,
+            network,
+            runtimes: config.runtimes.keys().map(|name| (name.clone(), OnceCell::new())).collect(),
+            host: HostFacts::observe(cgroups.mode()).map_err(OpenError::new("look at the host"))?,
+            cgroups,
+            monitor_cgroup,
+            boot_id: BootId::current().map_err(OpenError::new("read the boot ID"))?,
+            monitor: monitor_path(&config)?,
+            index: Index::default(),
+            pod_names: Names::new(),
+            container_names: Names::new(),
+            unfinished: Mutex::default(),
+            config,
+        });
+        if let Some(Err(error)) = pods.monitor_cgroup.as_ref().map(|cgroup| pods.cgroups.create(cgroup)) {
+            tracing::warn!("the monitors stay in the daemon's own cgroup: {}", chain(&error));
+        }
+        recovery::run(&pods).await?;
+        Ok(pods)
+    }
+
+    /// Undoes what [`open`](Self::open) prepared, where no pod needs it any more.
+    pub fn close(&self) {
+        if self.index.pods().is_empty() {
+            let _ = sys::mount::unmount(&self.paths.mounts());
+            if let Some(cgroup) = &self.monitor_cgroup {
+                let _ = self.cgroups.remove_tree(cgroup);
+            }
+        }
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The images that containers are made from.
+    pub fn images(&self) -> &Images {
+        &self.images
+    }
+
+    /// The pod network.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// All pods.
+    pub fn pods(&self) -> Vec<Arc<Pod>> {
+        self.index.pods()
+    }
+
+    /// All containers.
+    pub fn containers(&self) -> Vec<Arc<Container>> {
+        self.index.containers()
+    }
+
+    /// The containers of one pod.
+    pub fn containers_of(&self, pod: &PodId) -> Vec<Arc<Container>> {
+        self.index.containers_of(pod)
+    }
+
+    /// The pod with this ID or unique prefix.
+    pub fn pod(&self, id: &str) -> Result<Arc<Pod>, PodError> {
+        self.index.pod(id)
+    }
+
+    /// The container with this ID or unique prefix.
+    pub fn container(&self, id: &str) -> Result<Arc<Container>, PodError> {
+        self.index.container(id)
+    }
+
+    /// The OCI spec that a container was made from; null when it cannot be read.
+    pub fn runtime_spec(&self, id: &ContainerId) -> serde_json::Value {
+        let text = fs::read(self.paths.container(id).spec()).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    /// Whether pods that name no handler can be run.
+    pub fn runtime_ready(&self) -> Result<(), String> {
+        let name = &self.config.default_runtime;
+        match self.config.runtimes.get(name) {
+            Some(runtime) if runtime.path.is_file() => Ok(()),
+            Some(runtime) => Err(format!("the default runtime {name} is not at {}", runtime.path.display())),
+            None => Err(format!("the default runtime {name} is not configured")),
+        }
+    }
+
+    /// The OCI runtime for a RuntimeClass handler; the empty name is the default's. It is asked for its version when it is
+    /// first needed, so that one that is installed later needs no restart.
+    async fn runtime(&self, handler: &str) -> Result<&Runtime, PodError> {
+        let name = if handler.is_empty() { &self.config.default_runtime } else { handler };
+        let (Some(cell), Some(config)) = (self.runtimes.get(name), self.config.runtimes.get(name)) else {
+            let known = self.runtimes.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            return Err(PodError::UnknownHandler { name: name.to_owned(), known });
+        };
+        let stage = Stage::begin("asking the runtime for its version", &name);
+        stage.check(cell.get_or_try_init(|| Runtime::probe(name, config, false)).await)
+    }
+}
+
+fn prepare(paths: &Paths) -> Result<(), OpenError> {
+    for directory in [paths.pods(), paths.containers(), paths.exits(), paths.mounts()] {
+        fs::create_dir_all(&directory).map_err(OpenError::new(format!("make {}", directory.display())))?;
+    }
+    let mounts = paths.mounts();
+    let private = sys::mount::ensure_private_mount(&mounts);
+    private.map_err(OpenError::new(format!("make {} a private mount", mounts.display())))?;
+    for directory in [paths.namespaces(), paths.shared_memory(), paths.rootfs()] {
+        fs::create_dir_all(&directory).map_err(OpenError::new(format!("make {}", directory.display())))?;
+    }
+    let shared = sys::mount::ensure_shared_mount(paths.netns_dir());
+    shared.map_err(OpenError::new(format!("make {} a shared mount", paths.netns_dir().display())))
+}
+
+/// The monitor's binary: as configured, else beside podd's own.
+fn monitor_path(config: &Config) -> Result<PathBuf, OpenError> {
+    let path = if config.monitor.path.as_os_str().is_empty() {
+        let own = std::env::current_exe().map_err(OpenError::new("find podd's own binary"))?;
+        own.with_file_name("podd-monitor")
+    } else {
+        config.monitor.path.clone()
+    };
+    match path.is_file() {
+        true => Ok(path),
+        false => Err(OpenError::new(format!("find {}; set `monitor.path`", path.display()))(
+            io::ErrorKind::NotFound.into(),
+        )),
+    }
+}

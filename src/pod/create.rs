@@ -1,0 +1,352 @@
+//! CreateContainer: from the request to an init that waits for its start.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use oci_spec::image::ImageConfiguration;
+use podd_monitor::protocol::{CONSOLE_SOCKET, Overlay, Settings};
+
+use super::container::{
+    Container, ContainerFacts, ContainerName, ContainerRecord, ContainerRequest, ContainerStage,
+};
+use super::error::{Cause, PodError, Stage};
+use super::names::Claim;
+use super::resources::hostname;
+use super::sandbox::{Pod, RECORD_VERSION};
+use super::state::{ContainerState, now};
+use super::{Pods, signal};
+use crate::api::{self, ContainerConfig, NamespaceMode};
+use crate::cgroup::path_for;
+use crate::id::ContainerId;
+use crate::image::rootfs::RootFs;
+use crate::image::{Image, Lease};
+use crate::monitor::{self, Created, Launch};
+use crate::record::{self, Durability};
+use crate::runtime::Runtime;
+use crate::spec::observe;
+use crate::spec::user::{self, ResolvedUser, UserRequest};
+use crate::spec::{self, Namespaces, PodFiles, SpecError, SpecInput};
+use crate::sys::identity::Process;
+
+/// How long the runtime may take for a create; the kubelet gives up after two minutes.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(110);
+/// The largest `/etc/passwd` or `/etc/group` of an image that is read, in bytes.
+const USER_FILE_MAX: u64 = 4 << 20;
+
+impl Pods {
+    /// Makes a container, or joins the call that is making it, or finds the one that was made (B1).
+    pub async fn create_container(
+        self: &Arc<Self>,
+        request: ContainerRequest,
+    ) -> Result<Arc<Container>, Arc<PodError>> {
+        let pod = self.pod(&request.pod).map_err(Arc::new)?;
+        let name =
+            ContainerName { pod: pod.facts.id.clone(), name: request.name.clone(), attempt: request.attempt };
+        let id = match self.container_names.claim(&name) {
+            Claim::Taken(id) => return self.created_before(&id, &name, &request).map_err(Arc::new),
+            Claim::InFlight(flight) => flight.outcome().await?,
+            Claim::New(reservation) => {
+                let made = Box::pin(self.make_container(pod, name, request)).await.map_err(Arc::new);
+                reservation.settle(made)?
+            }
+        };
+        self.container(id.as_str()).map_err(Arc::new)
+    }
+
+    /// A retry of a call whose answer was lost.
+    fn created_before(
+        &self,
+        id: &ContainerId,
+        name: &ContainerName,
+        request: &ContainerRequest,
+    ) -> Result<Arc<Container>, PodError> {
+        let container = self.container(id.as_str())?;
+        if container.facts.config == request.config {
+            return Ok(container);
+        }
+        let difference = "made with another configuration";
+        Err(PodError::Exists { name: name.to_string(), id: id.to_string(), difference })
+    }
+
+    async fn make_container(
+        self: &Arc<Self>,
+        pod: Arc<Pod>,
+        name: ContainerName,
+        request: ContainerRequest,
+    ) -> Result<ContainerId, PodError> {
+        let _transition = pod.transition.lock().await;
+        if !pod.is_ready() {
+            let (kind, id) = ("pod sandbox", pod.facts.id.to_string());
+            return Err(PodError::State {
+                kind,
+                id,
+                state: "stopped",
+                wanted: "containers need a ready one",
+            });
+        }
+        let (image, lease) = self.image_of(&request.config)?;
+        let draft = self.draft(&pod, name, request.config, image).await?;
+        let id = draft.facts.id.clone();
+        let stage = Stage::begin("recording the intent", &draft.facts.name);
+        stage.check(self.write_container(&draft.facts, ContainerStage::Unsettled))?;
+        let made = self.bring_up(&pod, &draft).await;
+        drop(lease);
+        match made {
+            Ok(created) => {
+                tracing::info!(container = %id, pod = %pod.facts.id, name = %draft.facts.name, "container is created");
+                self.adopt(draft.facts, &pod, init(&created), ContainerState::Created, Some(created.monitor));
+                Ok(id)
+            }
+            Err(error) => {
+                for undo in self.undo_container(&draft.facts).await {
+                    tracing::warn!(container = %id, "undoing a failed container: {}", super::chain(&undo));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The image that the request names, held against removal.
+    fn image_of(&self, config: &ContainerConfig) -> Result<(Arc<Image>, Lease), PodError> {
+        let asked = config.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
+        let stage = Stage::begin("looking up the image", &asked);
+        let image = stage.check(self.images.find(asked))?;
+        let image = image.ok_or_else(|| PodError::NoImage(asked.to_owned()))?;
+        let lease = self.images.lease(&image.id).ok_or_else(|| PodError::NoImage(asked.to_owned()))?;
+        Ok((image, lease))
+    }
+
+    /// All that can be known before anything is made.
+    async fn draft<'a>(
+        &'a self,
+        pod: &Arc<Pod>,
+        name: ContainerName,
+        config: ContainerConfig,
+        image: Arc<Image>,
+    ) -> Result<Draft<'a>, PodError> {
+        let runtime = self.runtime(&pod.facts.handler).await?;
+        let user = self.user_of(&name, &config, &image)?;
+        let id = ContainerId::generate();
+        let (stop_signal, cri_stop_signal) = signal::to_stop(&config, &image.config)?;
+        let facts = ContainerFacts {
+            image: image.id.clone(),
+            runtime: runtime.name().to_owned(),
+            created_at: now(),
+            log_path: log_path(pod, &config),
+            cgroup: path_for(&pod.facts.cgroup, id.as_str()),
+            stop_signal,
+            cri_stop_signal,
+            own_pid_namespace: pid_mode(&config) == NamespaceMode::Container,
+            user: api::LinuxContainerUser {
+                uid: user.uid.into(),
+                gid: user.gid.into(),
+                supplemental_groups: user.additional_gids.iter().map(|gid| i64::from(*gid)).collect(),
+            },
+            id,
+            name,
+            config,
+        };
+        Ok(Draft { facts, image, user, runtime })
+    }
+
+    fn user_of(
+        &self,
+        name: &ContainerName,
+        config: &ContainerConfig,
+        image: &Image,
+    ) -> Result<ResolvedUser, PodError> {
+        let read = |path: &str| -> Result<Vec<u8>, PodError> {
+            let stage = Stage::begin("reading the image's users", &name);
+            Ok(stage.check(self.images.read_file(image, path, USER_FILE_MAX))?.unwrap_or_default())
+        };
+        let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+        let image_user = image.config.config().as_ref().and_then(|config| config.user().clone());
+        let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
+        let request = UserRequest::new(context, image_user.as_deref().unwrap_or_default());
+        user::resolve(&request, &passwd, &group).map_err(|e| PodError::invalid("config", e.to_string()))
+    }
+
+    /// Makes the writable layer, the bundle and the process. Whatever fails is undone by the caller.
+    async fn bring_up(&self, pod: &Pod, draft: &Draft<'_>) -> Result<Created, PodError> {
+        let (facts, paths) = (&draft.facts, self.paths.container(&draft.facts.id));
+        let stage = Stage::begin("making the writable layer", &facts.name);
+        let rootfs = stage.check(self.images.prepare_rootfs(&draft.image, &facts.id))?;
+        if let Some(directory) = facts.log_path.parent().filter(|_| !facts.log_path.as_os_str().is_empty()) {
+            let stage = Stage::begin("making the log directory", &directory.display());
+            stage.check(fs::create_dir_all(directory))?;
+        }
+        let spec = self.spec(pod, draft)?;
+        let stage = Stage::begin("writing the runtime's configuration", &facts.name);
+        let written = serde_json::to_vec(&spec).map_err(Cause::from);
+        stage.check(written.and_then(|text| Ok(fs::write(paths.spec(), text)?)))?;
+        let launch = Launch { binary: self.monitor.clone(), settings: self.monitor_settings(draft, rootfs) };
+        let stage = Stage::begin("creating the container with its runtime", &facts.name);
+        let created = stage.check(monitor::launch(&launch).await)?;
+        let stage = Stage::begin("committing the container", &facts.name);
+        stage.check(created.monitor.commit().await)?;
+        let settled = ContainerStage::Settled { process: init(&created), state: ContainerState::Created };
+        let stage = Stage::begin("recording the container", &facts.name);
+        stage.check(self.write_container(facts, settled))?;
+        Ok(created)
+    }
+
+    fn spec(&self, pod: &Pod, draft: &Draft<'_>) -> Result<oci_spec::runtime::Spec, PodError> {
+        let (facts, paths) = (&draft.facts, self.paths.pod(&pod.facts.id));
+        let mounts = mount_sources(&facts.config)?;
+        let devices = devices(&facts.config)?;
+        let rootfs = self.paths.rootfs();
+        let shm = if pod.facts.host_ipc() { PathBuf::from("/dev/shm") } else { paths.shm.clone() };
+        let (host_network, host_ipc) = (pod.facts.host_network(), pod.facts.host_ipc());
+        let (resolv_conf, hostname_file) = (paths.resolv_conf(), paths.hostname());
+        let mut host = self.host.clone();
+        if facts.config.linux.as_ref().and_then(|l| l.security_context.as_ref()).is_some_and(|c| c.privileged)
+        {
+            let stage = Stage::begin("listing the host's devices", &facts.name);
+            host.devices = stage.check(observe::host_devices())?;
+        }
+        let input = SpecInput {
+            config: &facts.config,
+            pod: &pod.facts.config,
+            pod_id: &pod.facts.id,
+            image: &draft.image.config,
+            user: &draft.user,
+            rootfs: &rootfs,
+            cgroups_path: facts.cgroup.as_str(),
+            hostname: &hostname(&pod.facts),
+            namespaces: Namespaces {
+                network: (!host_network).then_some(paths.network.as_path()),
+                ipc: (!host_ipc).then_some(paths.ipc.as_path()),
+                uts: (!host_network).then_some(paths.uts.as_path()),
+                pid: None,
+            },
+            files: PodFiles {
+                resolv_conf: Some(&resolv_conf),
+                hostname: Some(&hostname_file),
+                shm: Some(&shm),
+            },
+            mounts: &mounts,
+            devices: &devices,
+            host: &host,
+        };
+        spec::build(&input).map_err(|error| match &error {
+            SpecError::Invalid { field, why } | SpecError::Unsupported { field, why } => {
+                PodError::invalid(format!("config.{field}"), why.clone())
+            }
+        })
+    }
+
+    fn monitor_settings(&self, draft: &Draft<'_>, rootfs: RootFs) -> Settings {
+        let (facts, paths) = (&draft.facts, self.paths.container(&draft.facts.id));
+        let id = facts.id.as_str();
+        let console = facts.config.tty.then(|| Path::new(CONSOLE_SOCKET));
+        Settings {
+            container_id: id.to_owned(),
+            cgroup_procs: self
+                .monitor_cgroup
+                .iter()
+                .flat_map(|path| self.cgroups.procs_files(path))
+                .collect(),
+            mount_point: self.paths.private_mount_point(),
+            overlay: Overlay {
+                lower: rootfs.lower,
+                upper: rootfs.upper,
+                work: rootfs.work,
+                options: Vec::new(),
+            },
+            create: draft.runtime.create_argv(
+                id,
+                &paths.dir,
+                &paths.pid_file(),
+                &paths.runtime_log(),
+                console,
+            ),
+            delete: draft.runtime.delete_argv(id),
+            pid_file: paths.pid_file(),
+            runtime_log: paths.runtime_log(),
+            create_timeout: CREATE_TIMEOUT,
+            terminal: facts.config.tty,
+            stdin: facts.config.stdin,
+            log_path: facts.log_path.clone(),
+            exit_file: paths.exit,
+            oom_file: self.cgroups.oom_file(&facts.cgroup).unwrap_or_default(),
+            state_dir: paths.dir,
+        }
+    }
+
+    pub(super) fn write_container(
+        &self,
+        facts: &ContainerFacts,
+        stage: ContainerStage,
+    ) -> Result<(), record::RecordError> {
+        let path = self.paths.container(&facts.id).record();
+        let record = ContainerRecord {
+            version: RECORD_VERSION,
+            boot_id: self.boot_id.clone(),
+            facts: facts.clone(),
+            stage,
+        };
+        record::make_parent(&path)?;
+        record::write(&path, &record, Durability::Process)
+    }
+}
+
+/// A container that is about to be made.
+struct Draft<'a> {
+    facts: ContainerFacts,
+    image: Arc<Image>,
+    user: ResolvedUser,
+    runtime: &'a Runtime,
+}
+
+fn init(created: &Created) -> Process {
+    Process { pid: created.pid, start_time: created.start_time }
+}
+
+fn pid_mode(config: &ContainerConfig) -> NamespaceMode {
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let options = context.and_then(|context| context.namespace_options.as_ref());
+    options.map_or(NamespaceMode::Container, api::NamespaceOption::pid)
+}
+
+fn log_path(pod: &Pod, config: &ContainerConfig) -> PathBuf {
+    match (pod.facts.log_directory(), config.log_path.as_str()) {
+        (Some(directory), path) if !path.is_empty() => directory.join(path),
+        _ => PathBuf::new(),
+    }
+}
+
+fn mount_sources(config: &ContainerConfig) -> Result<Vec<spec::MountSource>, PodError> {
+    let source = |(n, mount): (usize, &api::Mount)| {
+        let field = format!("config.mounts[{n}].host_path");
+        if !Path::new(&mount.host_path).is_absolute() {
+            return Err(PodError::invalid(field, format!("{:?} is not an absolute path", mount.host_path)));
+        }
+        observe::mount_source(Path::new(&mount.host_path))
+            .map_err(|e| PodError::invalid(field, format!("{}: {e}", mount.host_path)))
+    };
+    config.mounts.iter().enumerate().map(source).collect()
+}
+
+fn devices(config: &ContainerConfig) -> Result<Vec<spec::HostDevice>, PodError> {
+    let mut found = BTreeMap::new();
+    for (n, device) in config.devices.iter().enumerate() {
+        let nodes = observe::devices(
+            Path::new(&device.host_path),
+            Path::new(&device.container_path),
+            &device.permissions,
+        );
+        let nodes = nodes.map_err(|e| {
+            PodError::invalid(format!("config.devices[{n}]"), format!("{}: {e}", device.host_path))
+        })?;
+        found.extend(nodes.into_iter().map(|node| (node.path.clone(), node)));
+    }
+    Ok(found.into_values().collect())
+}
+
+/// The image's signal to stop with, for [`signal`].
+pub(super) fn image_signal(image: &ImageConfiguration) -> Option<String> {
+    image.config().as_ref().and_then(|config| config.stop_signal().clone())
+}

@@ -1,0 +1,166 @@
+//! What a starting daemon finds: records and living containers of an earlier one, remains of what was never answered for,
+//! and after a reboot what only the disk remembers.
+//!
+//! It reads the records, looks at the node, decides by [`plan`], and acts. One broken record stops neither the others nor
+//! the daemon (B17): it is logged, and what belongs to its ID is undone.
+
+mod damaged;
+mod plan;
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use super::container::{ContainerRecord, ContainerStage};
+use super::error::{PodError, chain};
+use super::sandbox::{Pod, PodRecord};
+use super::state::{ContainerState, now};
+use super::{OpenError, Pods};
+use crate::id::{ContainerId, PodId};
+use crate::monitor::{self, Monitor};
+use crate::record;
+use crate::runtime::Status;
+use plan::{ContainerPlan, Observed, PodPlan};
+
+/// Takes up what is there. Only a directory that cannot be read is an error.
+pub(super) async fn run(pods: &Arc<Pods>) -> Result<(), OpenError> {
+    let pod_ids: Vec<PodId> = ids(&pods.paths.pods())?;
+    let container_ids: Vec<ContainerId> = ids(&pods.paths.containers())?;
+    for id in &pod_ids {
+        recover_pod(pods, id).await;
+    }
+    for id in &container_ids {
+        recover_container(pods, id).await;
+    }
+    // Pods that are not to be go after their containers.
+    let known: HashSet<PodId> = pods.pods().iter().map(|pod| pod.facts.id.clone()).collect();
+    for id in pod_ids.iter().filter(|id| !known.contains(*id)) {
+        undo_pod(pods, id).await;
+    }
+    let living: HashSet<ContainerId> = pods.containers().iter().map(|c| c.facts.id.clone()).collect();
+    for error in pods.images.retain_rootfs(&living) {
+        tracing::warn!("removing a writable layer that no container has: {}", chain(&error));
+    }
+    for (pod, result) in pods.network.release_orphans(&known).await {
+        match result {
+            Ok(()) => tracing::info!(%pod, "gave back the network of a pod that is no more"),
+            Err(error) => tracing::warn!(%pod, "will be tried again: {}", chain(&error)),
+        }
+    }
+    if !pod_ids.is_empty() || !container_ids.is_empty() {
+        tracing::info!(pods = known.len(), containers = living.len(), "took up what an earlier daemon left");
+    }
+    Ok(())
+}
+
+async fn recover_pod(pods: &Arc<Pods>, id: &PodId) {
+    let Some(record) = read::<PodRecord>(&pods.paths.pod(id).record()) else { return };
+    let pinned = record.facts.host_network() || pods.paths.pod(id).network.exists();
+    match plan::pod(&record.stage, record.boot_id == pods.boot_id, pinned) {
+        PodPlan::Undo => {}
+        PodPlan::Adopt(state) => {
+            pods.pod_names.take(record.facts.name.clone(), id.clone());
+            let pod = Pod::new(record.facts, state);
+            pod.claim();
+            pods.index.add_pod(Arc::new(pod));
+        }
+    }
+}
+
+async fn undo_pod(pods: &Arc<Pods>, id: &PodId) {
+    match read::<PodRecord>(&pods.paths.pod(id).record()) {
+        Some(record) => pods.undo_or_retry(record.facts).await,
+        None => {
+            for error in pods.undo_pod_by_id(id).await {
+                tracing::warn!(pod = %id, "undoing a pod without a readable record: {}", chain(&error));
+            }
+        }
+    }
+}
+
+async fn recover_container(pods: &Arc<Pods>, id: &ContainerId) {
+    let Some(record) = read::<ContainerRecord>(&pods.paths.container(id).record()) else {
+        return report(id, pods.undo_container_by_id(id).await);
+    };
+    let pod = pods.pod(record.facts.name.pod.as_str());
+    let observed = observe(pods, &record).await;
+    match (plan::container(&record.stage, &observed), pod) {
+        (ContainerPlan::Adopt { process, state }, Ok(pod)) => {
+            pods.container_names.take(record.facts.name.clone(), id.clone());
+            let monitor = reconnect(pods, id, &state).await;
+            let container = pods.adopt(record.facts, &pod, process, state, monitor);
+            container.claim();
+            pods.record_state(&container);
+        }
+        (ContainerPlan::Undo, _) | (_, Err(_)) => report(id, pods.undo_container(&record.facts).await),
+    }
+}
+
+async fn observe(pods: &Pods, record: &ContainerRecord) -> Observed {
+    let id = &record.facts.id;
+    let paths = pods.paths.container(id);
+    let mut observed = Observed {
+        same_boot: record.boot_id == pods.boot_id,
+        monitor: monitor::is_alive(&paths.dir).unwrap_or(false),
+        init: false,
+        exit: monitor::read_exit(&paths.exit).ok().flatten(),
+        started: false,
+        now: now(),
+    };
+    if let ContainerStage::Settled { process, state } = &record.stage {
+        observed.init = observed.same_boot && process.is_alive();
+        if observed.init && *state == ContainerState::Created {
+            observed.started = has_started(pods, record).await;
+        }
+    }
+    observed
+}
+
+async fn has_started(pods: &Pods, record: &ContainerRecord) -> bool {
+    let Ok(runtime) = pods.runtime(&record.facts.runtime).await else { return false };
+    match runtime.state(record.facts.id.as_str()).await {
+        Ok(Some(state)) => state.status == Status::Running,
+        Ok(None) => false,
+        Err(error) => {
+            tracing::warn!(container = %record.facts.id, "asking the runtime for the state: {}", chain(&error));
+            false
+        }
+    }
+}
+
+async fn reconnect(pods: &Pods, id: &ContainerId, state: &ContainerState) -> Option<Monitor> {
+    if matches!(state, ContainerState::Exited(_)) {
+        return None;
+    }
+    match monitor::connect(&pods.paths.container(id).dir).await {
+        Ok(monitor) => monitor,
+        Err(error) => {
+            tracing::warn!(container = %id, "connecting to the monitor: {}", chain(&error));
+            None
+        }
+    }
+}
+
+/// The directory's entries that are IDs.
+fn ids<Id: TryFrom<String>>(directory: &Path) -> Result<Vec<Id>, OpenError> {
+    let entries = fs::read_dir(directory).map_err(OpenError::new(format!("read {}", directory.display())))?;
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    Ok(names.filter_map(|name| Id::try_from(name).ok()).collect())
+}
+
+/// A record that is there and whole.
+fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    record::read(path).unwrap_or_else(|error| {
+        tracing::error!("what it describes is undone: {}", chain(&error));
+        None
+    })
+}
+
+fn report(id: &ContainerId, errors: Vec<PodError>) {
+    for error in errors {
+        tracing::warn!(container = %id, "undoing a container: {}", chain(&error));
+    }
+}

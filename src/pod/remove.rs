@@ -1,0 +1,97 @@
+//! RemoveContainer and RemovePodSandbox. An unknown ID is a success (B3).
+
+use std::fs;
+
+use super::Pods;
+use super::container::{Container, ContainerFacts, ContainerStage};
+use super::error::{PodError, Stage};
+use super::resources::absent_is_fine;
+use super::sandbox::PodStage;
+use crate::cgroup::CgroupPath;
+use crate::id::ContainerId;
+use crate::sys;
+
+impl Pods {
+    /// Removes a container, and kills it first if it still runs.
+    pub async fn remove_container(&self, id: &str) -> Result<(), PodError> {
+        let container = match self.container(id) {
+            Err(PodError::NotFound { .. }) => return Ok(()),
+            found => found?,
+        };
+        let _transition = container.pod.transition.lock().await;
+        self.remove_container_locked(&container).await
+    }
+
+    /// Removes a pod, and stops it first if it is ready.
+    pub async fn remove_pod(&self, id: &str) -> Result<(), PodError> {
+        let pod = match self.pod(id) {
+            Err(PodError::NotFound { .. }) => return Ok(()),
+            found => found?,
+        };
+        let _transition = pod.transition.lock().await;
+        self.stop_locked(&pod).await?;
+        for container in self.containers_of(&pod.facts.id) {
+            self.remove_container_locked(&container).await?;
+        }
+        let stage = Stage::begin("recording the removal", &pod.facts.name);
+        stage.check(self.write_pod(&pod.facts, PodStage::Unsettled))?;
+        self.undo(&pod.facts).await.into_iter().next().map_or(Ok(()), Err)?;
+        self.index.remove_pod(&pod.facts.id);
+        self.pod_names.free(&pod.facts.name);
+        tracing::info!(pod = %pod.facts.id, "pod is removed");
+        Ok(())
+    }
+
+    async fn remove_container_locked(&self, container: &Container) -> Result<(), PodError> {
+        if self.container(container.facts.id.as_str()).is_err() {
+            return Ok(()); // another call has removed it while this one waited for the lock
+        }
+        self.kill_and_wait(container).await?;
+        let stage = Stage::begin("recording the removal", &container.facts.name);
+        stage.check(self.write_container(&container.facts, ContainerStage::Unsettled))?;
+        self.undo_container(&container.facts).await.into_iter().next().map_or(Ok(()), Err)?;
+        self.index.remove_container(&container.facts.id);
+        self.container_names.free(&container.facts.name);
+        tracing::info!(container = %container.facts.id, "container is removed");
+        Ok(())
+    }
+
+    /// Removes everything of a container. Undoing what is not there succeeds; the record goes last, and only when nothing
+    /// else is left.
+    pub(super) async fn undo_container(&self, facts: &ContainerFacts) -> Vec<PodError> {
+        let mut errors = Vec::from_iter(self.delete_from_runtime(facts).await.err());
+        errors.extend(self.undo_files(&facts.id, Some(&facts.cgroup)).await);
+        errors
+    }
+
+    /// Removes what a container has besides its processes.
+    pub(super) async fn undo_files(&self, id: &ContainerId, cgroup: Option<&CgroupPath>) -> Vec<PodError> {
+        let paths = self.paths.container(id);
+        let mut errors = Vec::new();
+        let stage = Stage::begin("waiting for the monitor to end", id);
+        errors.extend(stage.check(crate::monitor::gone(&paths.dir).await).err());
+        if let Some(cgroup) = cgroup.cloned() {
+            let (stage, cgroups) = (Stage::begin("removing the cgroup", id), self.cgroups.clone());
+            errors.extend(stage.check(sys::blocking(move || cgroups.remove_tree(&cgroup)).await).err());
+        }
+        let stage = Stage::begin("removing the writable layer", id);
+        errors.extend(stage.check(self.images.remove_rootfs(id)).err());
+        if errors.is_empty() {
+            let stage = Stage::begin("removing the files", id);
+            let removed = absent_is_fine(fs::remove_file(&paths.exit));
+            let removed = removed.and_then(|()| absent_is_fine(fs::remove_dir_all(&paths.dir)));
+            errors.extend(stage.check(removed).err());
+        }
+        errors
+    }
+
+    /// Has the runtime forget the container, and kill what it still knows of it.
+    pub(super) async fn delete_from_runtime(&self, facts: &ContainerFacts) -> Result<(), PodError> {
+        let runtime = self.runtime(&facts.runtime).await?;
+        if !runtime.knows(facts.id.as_str()) {
+            return Ok(());
+        }
+        let stage = Stage::begin("deleting the container with its runtime", &facts.name);
+        stage.check(runtime.delete(facts.id.as_str(), true).await)
+    }
+}

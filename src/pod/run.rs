@@ -1,0 +1,76 @@
+//! RunPodSandbox.
+
+use std::sync::Arc;
+
+use super::Pods;
+use super::error::{PodError, Stage};
+use super::names::Claim;
+use super::sandbox::{Pod, PodFacts, PodRecord, PodRequest, PodStage, RECORD_VERSION};
+use super::state::{PodState, now};
+use crate::id::PodId;
+use crate::record::{self, Durability};
+
+impl Pods {
+    /// Makes a pod, or joins the call that is making it, or finds the one that was made (B1).
+    pub async fn run_pod(&self, request: PodRequest) -> Result<Arc<Pod>, Arc<PodError>> {
+        let id = match self.pod_names.claim(&request.name) {
+            Claim::Taken(id) => return self.made_before(&id, &request).map_err(Arc::new),
+            Claim::InFlight(flight) => flight.outcome().await?,
+            Claim::New(reservation) => {
+                let made = Box::pin(self.make_pod(request)).await.map_err(Arc::new);
+                reservation.settle(made)?
+            }
+        };
+        self.pod(id.as_str()).map_err(Arc::new)
+    }
+
+    /// A retry of a call whose answer was lost.
+    fn made_before(&self, id: &PodId, request: &PodRequest) -> Result<Arc<Pod>, PodError> {
+        let pod = self.pod(id.as_str())?;
+        let difference = match () {
+            () if !pod.is_ready() => "which is stopped",
+            () if pod.facts.config != request.config => "made with another configuration",
+            () if pod.facts.handler != request.handler => "made for another runtime handler",
+            () => return Ok(pod),
+        };
+        Err(PodError::Exists { name: request.name.to_string(), id: id.to_string(), difference })
+    }
+
+    async fn make_pod(&self, request: PodRequest) -> Result<PodId, PodError> {
+        self.runtime(&request.handler).await?;
+        let id = PodId::generate();
+        let (cgroup, made_cgroup) = self.cgroup_of_pod(&id, &request.config)?;
+        let PodRequest { name, config, handler } = request;
+        let facts =
+            PodFacts { id: id.clone(), name, config, handler, created_at: now(), cgroup, made_cgroup };
+        let stage = Stage::begin("recording the intent", &facts.name);
+        stage.check(self.write_pod(&facts, PodStage::Unsettled))?;
+        let built = match self.build(&facts).await {
+            Ok(ips) => {
+                let state = PodState::Ready { ips };
+                let stage = Stage::begin("recording the pod", &facts.name);
+                stage.check(self.write_pod(&facts, PodStage::Settled(state.clone()))).map(|()| state)
+            }
+            Err(error) => Err(error),
+        };
+        match built {
+            Ok(state) => {
+                tracing::info!(pod = %id, name = %facts.name, "pod is ready");
+                self.index.add_pod(Arc::new(Pod::new(facts, state)));
+                Ok(id)
+            }
+            Err(error) => {
+                self.undo_or_retry(facts).await;
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn write_pod(&self, facts: &PodFacts, stage: PodStage) -> Result<(), record::RecordError> {
+        let path = self.paths.pod(&facts.id).record();
+        let record =
+            PodRecord { version: RECORD_VERSION, boot_id: self.boot_id.clone(), facts: facts.clone(), stage };
+        record::make_parent(&path)?;
+        record::write(&path, &record, Durability::Process)
+    }
+}

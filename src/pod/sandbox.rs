@@ -1,0 +1,148 @@
+//! A pod: what was asked for, which never changes, and its state, which readers see without waiting for an operation.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Mutex, watch};
+
+use super::state::{Nanos, PodState};
+use crate::api::{NamespaceMode, NamespaceOption, PodSandboxConfig};
+use crate::cgroup::CgroupPath;
+use crate::id::PodId;
+use crate::sys::process::BootId;
+
+/// What makes a pod one and the same for the kubelet (CRI `PodSandboxMetadata`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct PodName {
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+    pub attempt: u32,
+}
+
+impl std::fmt::Display for PodName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "pod {}/{} (uid {}, attempt {})", self.namespace, self.name, self.uid, self.attempt)
+    }
+}
+
+/// A RunPodSandbox that passed the edge.
+#[derive(Debug, Clone)]
+pub struct PodRequest {
+    /// From the configuration's metadata.
+    pub name: PodName,
+    /// As the client wrote it.
+    pub config: PodSandboxConfig,
+    /// As the client wrote it; empty is the default handler.
+    pub handler: String,
+}
+
+/// What never changes in the life of a pod.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PodFacts {
+    /// Its ID.
+    pub id: PodId,
+    /// Its name, unique among the pods.
+    pub name: PodName,
+    /// As the client wrote it.
+    pub config: PodSandboxConfig,
+    /// As the client wrote it; empty is the default handler.
+    pub handler: String,
+    /// When it was asked for.
+    pub created_at: Nanos,
+    /// The cgroup that holds its containers' cgroups (cgroupfs driver: a path from the root of each hierarchy).
+    pub cgroup: CgroupPath,
+    /// The topmost directory of that cgroup's path that podd made, and so has to remove.
+    pub made_cgroup: Option<CgroupPath>,
+}
+
+impl PodFacts {
+    /// The namespaces as asked for (CRI `NamespaceOption`); the kubelet wants them echoed (B7).
+    pub fn namespaces(&self) -> NamespaceOption {
+        let linux = self.config.linux.as_ref();
+        let context = linux.and_then(|linux| linux.security_context.as_ref());
+        context.and_then(|context| context.namespace_options.clone()).unwrap_or_default()
+    }
+
+    /// Whether the pod lives on the host's network.
+    pub fn host_network(&self) -> bool {
+        self.namespaces().network() == NamespaceMode::Node
+    }
+
+    /// Whether the pod shares the host's System V and POSIX message queues and shared memory.
+    pub fn host_ipc(&self) -> bool {
+        self.namespaces().ipc() == NamespaceMode::Node
+    }
+
+    /// The directory for the containers' logs, if one was asked for.
+    pub fn log_directory(&self) -> Option<PathBuf> {
+        let directory = &self.config.log_directory;
+        (!directory.is_empty()).then(|| PathBuf::from(directory))
+    }
+}
+
+/// What is written in `pod.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct PodRecord {
+    pub(super) version: u32,
+    /// The boot in which it was written: after a reboot nothing of the pod is left.
+    pub(super) boot_id: BootId,
+    pub(super) facts: PodFacts,
+    pub(super) stage: PodStage,
+}
+
+/// How far the pod had come when its record was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum PodStage {
+    /// Being made, or being removed: whatever is there of it is to be undone.
+    Unsettled,
+    /// Its creation was answered.
+    Settled(PodState),
+}
+
+/// The version of the records that this daemon writes and reads.
+pub(super) const RECORD_VERSION: u32 = 1;
+
+/// A pod that exists.
+pub struct Pod {
+    /// What never changes.
+    pub facts: PodFacts,
+    /// What readers see.
+    pub(super) state: watch::Sender<PodState>,
+    /// Held by the one transition that is under way, of the pod or of a container of it; never across a grace period.
+    pub(super) transition: Mutex<()>,
+    claimed: AtomicBool,
+}
+
+impl Pod {
+    pub(super) fn new(facts: PodFacts, state: PodState) -> Self {
+        Self {
+            facts,
+            state: watch::Sender::new(state),
+            transition: Mutex::new(()),
+            claimed: AtomicBool::new(false),
+        }
+    }
+
+    /// The state now.
+    pub fn state(&self) -> PodState {
+        self.state.borrow().clone()
+    }
+
+    /// Whether all its resources are there.
+    pub fn is_ready(&self) -> bool {
+        matches!(*self.state.borrow(), PodState::Ready { .. })
+    }
+
+    /// A client has received the ID (B2).
+    pub fn claim(&self) {
+        self.claimed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether any client knows of it.
+    pub(super) fn is_claimed(&self) -> bool {
+        self.claimed.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,41 @@
+//! StartContainer.
+
+use super::Pods;
+use super::container::{Container, ContainerStage};
+use super::error::{PodError, Stage, chain};
+use super::state::{ContainerState, now};
+
+impl Pods {
+    /// Lets a created container's init go.
+    pub async fn start_container(&self, id: &str) -> Result<(), PodError> {
+        let container = self.container(id)?;
+        let _transition = container.pod.transition.lock().await;
+        let state = container.state();
+        if state != ContainerState::Created {
+            let (kind, id, state) = ("container", container.facts.id.to_string(), state.name());
+            return Err(PodError::State { kind, id, state, wanted: "only a created one can be started" });
+        }
+        let began = now();
+        let stage = Stage::begin("starting the container with its runtime", &container.facts.name);
+        let runtime = self.runtime(&container.facts.runtime).await?;
+        if let Err(error) = stage.check(runtime.start(container.facts.id.as_str()).await) {
+            container.state.send_modify(|state| state.failed_to_start(began, chain(&error)));
+            self.record_state(&container);
+            self.kill(&container).await;
+            return Err(error);
+        }
+        container.state.send_modify(|state| state.started(began));
+        self.record_state(&container);
+        tracing::info!(container = %container.facts.id, name = %container.facts.name, "container is started");
+        Ok(())
+    }
+
+    /// Writes the state down. A failure is logged and no more: what is written is read only after a restart of the daemon,
+    /// which then looks at the process and the exit record as well.
+    pub(super) fn record_state(&self, container: &Container) {
+        let settled = ContainerStage::Settled { process: container.process, state: container.state() };
+        if let Err(error) = self.write_container(&container.facts, settled) {
+            tracing::error!(container = %container.facts.id, "recording the state: {}", chain(&error));
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Exits: one task per living container waits for its monitor's word, publishes the new state, and then has the runtime
+//! forget the container. Publishing needs no lock, so a stop that waits under the pod's lock is woken.
+
+use std::sync::Arc;
+
+use super::Pods;
+use super::container::{Container, ContainerFacts};
+use super::error::chain;
+use super::sandbox::Pod;
+use super::state::ContainerState;
+use crate::monitor::{self, Monitor};
+use crate::sys::identity::Process;
+
+impl Pods {
+    /// Takes a container into the index, and watches it if it lives.
+    pub(super) fn adopt(
+        self: &Arc<Self>,
+        facts: ContainerFacts,
+        pod: &Arc<Pod>,
+        process: Process,
+        state: ContainerState,
+        monitor: Option<Monitor>,
+    ) -> Arc<Container> {
+        let alive = !matches!(state, ContainerState::Exited(_));
+        let container = Arc::new(Container::new(facts, Arc::clone(pod), process, state, monitor));
+        self.index.add_container(Arc::clone(&container));
+        if alive {
+            let (pods, container) = (Arc::clone(self), Arc::clone(&container));
+            tokio::spawn(async move { pods.see_it_end(&container).await });
+        }
+        container
+    }
+
+    async fn see_it_end(&self, container: &Container) {
+        let id = &container.facts.id;
+        if let Some(monitor) = &container.monitor {
+            monitor.exited().await;
+        }
+        let exit_path = self.paths.container(id).exit;
+        let mut exit = monitor::read_exit(&exit_path);
+        if !matches!(exit, Ok(Some(_))) {
+            // Without an exit record the monitor has died, and the container may well live on.
+            tracing::error!(container = %id, "the monitor has died; the output is lost from now on");
+            if let Err(error) = container.process.ended().await {
+                tracing::error!(container = %id, "watching the init: {error}");
+            }
+            exit = monitor::read_exit(&exit_path);
+        }
+        if !container.facts.own_pid_namespace {
+            self.kill_rest(container).await;
+        }
+        container.state.send_modify(|state| match exit {
+            Ok(Some(exit)) => state.exited(exit.finished_at, exit.exit_code, exit.oom_killed),
+            Ok(None) => state.lost("its monitor died before it"),
+            Err(error) => state.lost(&format!("its exit record cannot be read: {}", chain(&error))),
+        });
+        if let ContainerState::Exited(exit) = container.state() {
+            tracing::info!(container = %id, code = exit.code, reason = exit.reason.as_str(), "container has ended");
+        }
+        self.forget(container).await;
+    }
+
+    /// Frees the runtime's state and the cgroup of a container that has ended. A removal does so as well, if this fails.
+    async fn forget(&self, container: &Container) {
+        let _transition = container.pod.transition.lock().await;
+        if let Err(error) = self.delete_from_runtime(&container.facts).await {
+            tracing::warn!(container = %container.facts.id, "{}", chain(&error));
+        }
+    }
+}

@@ -1,1 +1,115 @@
-fn main() {}
+//! The command line of podd.
+
+mod daemon;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use podd::config::{self, Config, LogLevel};
+use podd::cri;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Worker threads of the async pool: requests are few and short, blocking work has threads of its own.
+const WORKERS: usize = 2;
+
+/// A container runtime for Kubernetes nodes and nothing else.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the CRI in the foreground.
+    Serve(Sources),
+    /// Print the effective configuration, commented.
+    Config(Sources),
+}
+
+#[derive(Args)]
+struct Sources {
+    /// The configuration file; its drop-ins are in the directory of the same name with ".d".
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Sets a key over the files, as in --set network.conf_dir=/etc/cni/net.d; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// The same as --set log_level=LEVEL.
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+}
+
+impl Sources {
+    fn load(self) -> Result<Config, config::ConfigError> {
+        let level = self.log_level.map(|level| format!("log_level={level}"));
+        let settings: Vec<_> = self.set.into_iter().chain(level).collect();
+        config::load(self.config.as_deref(), &settings)
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("podd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Config(sources) => {
+            print!("{}", config::render(&sources.load()?));
+            Ok(())
+        }
+        Command::Serve(sources) => serve(sources.load()?),
+    }
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
+    let level = match config.log_level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    // Libraries have their say from warnings on: what HTTP/2 does frame by frame is nobody's business here.
+    let levels = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("podd", level);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
+    tracing_subscriber::registry().with(lines.with_filter(levels)).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .thread_name("podd")
+        .enable_all()
+        .build()
+        .context("starting the async runtime")?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("watching for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("watching for SIGINT")?;
+        let shutdown = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        let daemon = daemon::start(config).await?;
+        let ready = || daemon::notify("READY=1");
+        cri::serve(daemon.socket(), daemon.pods(), ready, shutdown).await?;
+        daemon.stop().await;
+        Ok(())
+    })
+}

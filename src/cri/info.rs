@@ -1,0 +1,67 @@
+//! Version, Status and RuntimeConfig: what podd says of itself.
+
+use std::collections::HashMap;
+
+use serde_json::json;
+
+use super::Service;
+use crate::api;
+
+/// The name by which the kubelet shows the runtime (`podd://0.1.0`).
+const RUNTIME_NAME: &str = "podd";
+/// The CRI's version (`runtime.v1`).
+const API_VERSION: &str = "v1";
+
+pub(super) fn version() -> api::VersionResponse {
+    api::VersionResponse {
+        version: "0.1.0".to_owned(), // of the kubelet's runtime API, fixed since its first days
+        runtime_name: RUNTIME_NAME.to_owned(),
+        runtime_version: env!("CARGO_PKG_VERSION").to_owned(),
+        runtime_api_version: API_VERSION.to_owned(),
+    }
+}
+
+pub(super) fn runtime_config() -> api::RuntimeConfigResponse {
+    let linux = api::LinuxRuntimeConfiguration { cgroup_driver: api::CgroupDriver::Cgroupfs.into() };
+    api::RuntimeConfigResponse { linux: Some(linux) }
+}
+
+impl Service {
+    pub(super) fn runtime_status(&self, verbose: bool) -> api::StatusResponse {
+        let ready = condition("RuntimeReady", self.pods.runtime_ready());
+        let network = condition("NetworkReady", self.pods.network().status().map_err(|e| e.to_string()));
+        let config = self.pods.config();
+        let handler = |name: &str| api::RuntimeHandler {
+            name: name.to_owned(),
+            features: Some(api::RuntimeHandlerFeatures::default()),
+        };
+        let handlers = [""].into_iter().chain(config.runtimes.keys().map(String::as_str)).map(handler);
+        api::StatusResponse {
+            status: Some(api::RuntimeStatus { conditions: vec![ready, network] }),
+            info: if verbose { self.runtime_info() } else { HashMap::new() },
+            runtime_handlers: handlers.collect(),
+            features: Some(api::RuntimeFeatures {
+                supplemental_groups_policy: true,
+                user_namespaces_host_network: false,
+            }),
+        }
+    }
+
+    fn runtime_info(&self) -> HashMap<String, String> {
+        let counts =
+            json!({ "podSandboxes": self.pods.pods().len(), "containers": self.pods.containers().len() });
+        HashMap::from([
+            ("config".to_owned(), json!(self.pods.config()).to_string()),
+            ("objects".to_owned(), counts.to_string()),
+        ])
+    }
+}
+
+fn condition(kind: &str, state: Result<(), String>) -> api::RuntimeCondition {
+    let status = state.is_ok();
+    let (reason, message) = match state {
+        Ok(()) => (String::new(), String::new()),
+        Err(message) => (format!("{kind}False"), message),
+    };
+    api::RuntimeCondition { r#type: kind.to_owned(), status, reason, message }
+}

@@ -1,0 +1,89 @@
+//! The daemon's parts and their life: made in the order of their dependence, ended in reverse.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use podd::config::Config;
+use podd::image::Images;
+use podd::network::Network;
+use podd::pod::Pods;
+use podd::runtime;
+use tokio::task::JoinSet;
+
+/// A daemon that is ready to serve.
+pub(crate) struct Daemon {
+    pods: Arc<Pods>,
+    background: JoinSet<()>,
+    _lock: File,
+}
+
+/// Opens the stores, takes up what an earlier daemon left, and starts what goes on in the background.
+pub(crate) async fn start(config: Config) -> anyhow::Result<Daemon> {
+    let config = Arc::new(config);
+    let lock = lock(&config.run_dir)?;
+    runtime::become_subreaper().context("becoming the parent of what detached commands leave")?;
+    let images = {
+        let config = Arc::clone(&config);
+        tokio::task::spawn_blocking(move || Images::open(&config.images, &config.root)).await?
+    };
+    let images = images.with_context(|| format!("opening the images in {}", config.root.display()))?;
+    let network = Network::open(&config.network).await.context("opening the network")?;
+    let pods = Pods::open(config, images, network).await?;
+    let mut background = JoinSet::new();
+    background.spawn(Arc::clone(&pods).tend());
+    background.spawn(async {
+        runtime::reap_orphans().await;
+    });
+    Ok(Daemon { pods, background, _lock: lock })
+}
+
+/// Keeps a second daemon off the run directory. A file lock ends with its process, however that ends.
+fn lock(run_dir: &Path) -> anyhow::Result<File> {
+    let path = run_dir.join("podd.lock");
+    fs::create_dir_all(run_dir).with_context(|| format!("making {}", run_dir.display()))?;
+    let file = File::create(&path).with_context(|| format!("making {}", path.display()))?;
+    file.try_lock()
+        .with_context(|| format!("locking {}; does another podd use this run_dir?", path.display()))?;
+    Ok(file)
+}
+
+impl Daemon {
+    /// Where to serve.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.pods.config().socket
+    }
+
+    /// What to serve.
+    pub(crate) fn pods(&self) -> Arc<Pods> {
+        Arc::clone(&self.pods)
+    }
+
+    /// Ends what goes on in the background. Containers live on.
+    pub(crate) async fn stop(mut self) {
+        self.background.shutdown().await;
+        self.pods.close();
+    }
+}
+
+/// Tells systemd how the service is doing (sd_notify(3)); nothing where it does not ask.
+pub(crate) fn notify(state: &str) {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    if let Err(error) = send(&socket, state) {
+        tracing::warn!("telling systemd {state:?}: {error}");
+    }
+}
+
+fn send(socket: &OsStr, state: &str) -> io::Result<()> {
+    let address = match socket.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(socket)?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(drop)
+}

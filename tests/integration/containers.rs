@@ -120,14 +120,21 @@ async fn mounts_are_read_only_or_not_and_propagate_as_asked() {
     node.finish().await;
 }
 
+/// As the peers do: a `hostPath` volume without a type may name what is not there yet.
 #[tokio::test]
-async fn a_missing_mount_source_is_named() {
+async fn a_missing_mount_source_becomes_a_directory_and_an_impossible_one_is_named() {
     let (mut node, pod) = start().await;
     let mount =
-        api::Mount { container_path: "/x".into(), host_path: "/no/such/path".into(), ..Default::default() };
-    let spec = ContainerSpec::waiting("c").with(|config| config.mounts = vec![mount]);
+        |host_path: String| api::Mount { container_path: "/x".into(), host_path, ..Default::default() };
+    let missing = node.names.dir().join("volumes/new");
+    let mounts = vec![mount(missing.display().to_string())];
+    node.run(&pod, ContainerSpec::waiting("c").with(|config| config.mounts = mounts)).await;
+    assert!(missing.is_dir());
+    let mounts = vec![mount("/etc/hostname/below".to_owned())];
+    let spec = ContainerSpec::waiting("d").with(|config| config.mounts = mounts);
     let refused = node.try_create(&pod, spec).await.unwrap_err();
-    assert!(refused.message().contains("/no/such/path"), "{refused:?}");
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("config.mounts[0].host_path: /etc/hostname/below"), "{refused:?}");
     node.finish().await;
 }
 

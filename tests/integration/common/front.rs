@@ -35,11 +35,14 @@ pub enum Behaviour {
     UserTokens,
     /// Every blob has one byte changed.
     Corrupt,
-    /// The first so many blob requests break off after half of the body.
+    /// The first so many answers with a layer break off after half of the body.
     Cut(usize),
     /// The first so many requests are answered 429 and `Retry-After: 0`.
     Busy(usize),
 }
+
+/// A blob larger than this is a layer and no configuration, in bytes.
+const LAYER: usize = 64 << 10;
 
 /// The running server; it ends with the value.
 #[derive(Debug)]
@@ -59,6 +62,7 @@ struct State {
     blobs: AtomicUsize,
     ranges: AtomicUsize,
     requests: AtomicUsize,
+    cuts: AtomicUsize,
     client: reqwest::Client,
 }
 
@@ -77,6 +81,7 @@ impl Front {
             blobs: AtomicUsize::new(0),
             ranges: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
+            cuts: AtomicUsize::new(0),
             client: registry::client(),
         });
         let task = tokio::spawn(serve(listener, Arc::clone(&state)));
@@ -193,7 +198,7 @@ impl State {
     }
 
     fn spoil(&self, body: Bytes, ranged: bool) -> Body {
-        let nth = self.blobs.fetch_add(1, Ordering::Relaxed);
+        self.blobs.fetch_add(1, Ordering::Relaxed);
         self.ranges.fetch_add(usize::from(ranged), Ordering::Relaxed);
         match self.behaviour {
             Behaviour::Corrupt => {
@@ -202,7 +207,9 @@ impl State {
                 bytes[middle] ^= 1;
                 whole(bytes.into())
             }
-            Behaviour::Cut(times) if nth < times => {
+            Behaviour::Cut(times)
+                if body.len() > LAYER && self.cuts.fetch_add(1, Ordering::Relaxed) < times =>
+            {
                 let half = Ok(Frame::data(body.slice(..body.len() / 2)));
                 let broken = Err(std::io::Error::other("the line is cut"));
                 BodyExt::boxed(StreamBody::new(stream::iter([half, broken])))

@@ -115,7 +115,9 @@ pub fn cgroup_parents(names: &Names) -> Vec<PathBuf> {
     let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
     let of_node = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().contains(&names.tag);
     let below = |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten();
-    hierarchies.chain([root.to_owned()]).flat_map(below).filter(of_node).map(|entry| entry.path()).collect()
+    // Not every directory there is one: `contrib/lib/namespace.sh` puts a tmpfs in the place of `unified`.
+    let hierarchies = hierarchies.chain([root.to_owned()]).filter(|dir| dir.join("cgroup.procs").exists());
+    hierarchies.flat_map(below).filter(of_node).map(|entry| entry.path()).collect()
 }
 
 /// Addresses that host-local believes in use.
@@ -167,7 +169,7 @@ fn state_files(names: &Names) -> Vec<PathBuf> {
         name.ends_with("lock") || name.ends_with(".sock")
     };
     let mut found: Vec<PathBuf> = walk(&names.run_dir()).into_iter().filter(|path| !path.is_dir()).collect();
-    for dir in ["cni", "containers", "trash"] {
+    for dir in ["cni", "containers"] {
         found.extend(walk(&names.root().join(dir)).into_iter().filter(|path| !path.is_dir()));
     }
     found.extend(

@@ -220,6 +220,11 @@ impl Node {
     /// Ends the test: removes everything through the CRI, stops the daemon, and fails if anything is left.
     pub async fn finish(mut self) {
         self.remove_everything().await;
+        eventually("an empty image store", || async {
+            let emptied = |dir: &str| leftovers::walk(&self.names.root().join(dir)).is_empty();
+            ["images", "layers", "staging", "containers", "trash"].into_iter().all(emptied).then_some(())
+        })
+        .await;
         let status = self.terminate().await;
         assert!(status.success(), "the daemon ended with {status}");
         let ids = self.pods.lock().unwrap().clone();

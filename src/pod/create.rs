@@ -14,6 +14,7 @@ use super::container::{
 };
 use super::error::{Cause, PodError, Stage};
 use super::names::Claim;
+use super::pause::pid_mode;
 use super::resources::hostname;
 use super::sandbox::{Pod, RECORD_VERSION};
 use super::state::{ContainerState, now};
@@ -32,7 +33,7 @@ use crate::spec::{self, Namespaces, PodFiles, SpecError, SpecInput};
 use crate::sys::identity::Process;
 
 /// How long the runtime may take for a create; the kubelet gives up after two minutes.
-const CREATE_TIMEOUT: Duration = Duration::from_secs(110);
+pub(super) const CREATE_TIMEOUT: Duration = Duration::from_secs(110);
 /// The largest `/etc/passwd` or `/etc/group` of an image that is read, in bytes.
 const USER_FILE_MAX: u64 = 4 << 20;
 
@@ -121,7 +122,7 @@ impl Pods {
 
     /// All that can be known before anything is made.
     async fn draft<'a>(
-        &'a self,
+        self: &'a Arc<Self>,
         pod: &Arc<Pod>,
         name: ContainerName,
         config: ContainerConfig,
@@ -149,7 +150,8 @@ impl Pods {
             name,
             config,
         };
-        Ok(Draft { facts, image, user, runtime })
+        let pids = self.pid_namespace(pod, &facts.config).await?;
+        Ok(Draft { facts, image, user, runtime, pids })
     }
 
     fn user_of(
@@ -199,7 +201,6 @@ impl Pods {
         let devices = devices(&facts.config)?;
         let rootfs = self.paths.rootfs();
         let shm = if pod.facts.host_ipc() { PathBuf::from("/dev/shm") } else { paths.shm.clone() };
-        let (host_network, host_ipc) = (pod.facts.host_network(), pod.facts.host_ipc());
         let (resolv_conf, hostname_file) = (paths.resolv_conf(), paths.hostname());
         let mut host = self.host.clone();
         if facts.config.linux.as_ref().and_then(|l| l.security_context.as_ref()).is_some_and(|c| c.privileged)
@@ -216,12 +217,7 @@ impl Pods {
             rootfs: &rootfs,
             cgroups_path: facts.cgroup.as_str(),
             hostname: &hostname(&pod.facts),
-            namespaces: Namespaces {
-                network: (!host_network).then_some(paths.network.as_path()),
-                ipc: (!host_ipc).then_some(paths.ipc.as_path()),
-                uts: (!host_network).then_some(paths.uts.as_path()),
-                pid: None,
-            },
+            namespaces: Namespaces { pid: draft.pids.as_deref(), ..paths.namespaces(&pod.facts) },
             files: PodFiles {
                 resolv_conf: Some(&resolv_conf),
                 hostname: Some(&hostname_file),
@@ -299,16 +295,12 @@ struct Draft<'a> {
     image: Arc<Image>,
     user: ResolvedUser,
     runtime: &'a Runtime,
+    /// A PID namespace to join.
+    pids: Option<PathBuf>,
 }
 
 fn init(created: &Created) -> Process {
     Process { pid: created.pid, start_time: created.start_time }
-}
-
-fn pid_mode(config: &ContainerConfig) -> NamespaceMode {
-    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-    let options = context.and_then(|context| context.namespace_options.as_ref());
-    options.map_or(NamespaceMode::Container, api::NamespaceOption::pid)
 }
 
 fn log_path(pod: &Pod, config: &ContainerConfig) -> PathBuf {

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!   run.rs create.rs start.rs stop.rs remove.rs exec.rs     one file per transition
-//!   resources.rs                                            what a pod has of the node, made and undone
+//!   resources.rs pause.rs                                   what a pod has of the node, made and undone
 //!   names.rs index.rs                                       single flight by name, lookup by ID and prefix
 //!   sandbox.rs container.rs state.rs paths.rs               the objects, their records, their states
 //!   watch.rs background.rs recovery/                        exits, what is tried again, what a restart finds
@@ -21,6 +21,7 @@ mod exec;
 mod index;
 mod names;
 mod paths;
+mod pause;
 mod recovery;
 mod remove;
 mod resources;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <run_dir>/
-//!   pods/<id>/        pod.json  resolv.conf  hostname
+//!   pods/<id>/        pod.json  resolv.conf  hostname  pause/
 //!   containers/<id>/  container.json  config.json  pid  runtime.log  ctl  monitor.lock ...
 //!   exits/<id>        the monitor's exit record
 //!   mnt/              a private mount: what is mounted below it stays in this mount namespace
@@ -16,7 +16,9 @@ use std::path::{Path, PathBuf};
 
 use podd_monitor::protocol::ROOTFS;
 
+use super::sandbox::PodFacts;
 use crate::id::{ContainerId, PodId};
+use crate::spec::Namespaces;
 
 /// The directories of one daemon.
 #[derive(Debug, Clone)]
@@ -76,6 +78,7 @@ impl Paths {
             network: self.netns_dir.join(format!("podd-{id}")),
             ipc: self.namespaces().join(format!("ipc-{id}")),
             uts: self.namespaces().join(format!("uts-{id}")),
+            pid: self.namespaces().join(format!("pid-{id}")),
             shm: self.shared_memory().join(id.as_str()),
         }
     }
@@ -91,6 +94,8 @@ pub(super) struct PodPaths {
     pub(super) network: PathBuf,
     pub(super) ipc: PathBuf,
     pub(super) uts: PathBuf,
+    /// There only while the pod has a pause container.
+    pub(super) pid: PathBuf,
     pub(super) shm: PathBuf,
 }
 
@@ -105,6 +110,22 @@ impl PodPaths {
 
     pub(super) fn hostname(&self) -> PathBuf {
         self.dir.join("hostname")
+    }
+
+    /// The pause container's state directory and bundle, while there is one.
+    pub(super) fn pause(&self) -> PathBuf {
+        self.dir.join("pause")
+    }
+
+    /// The pod's namespaces for a container of it, but for the PID namespace.
+    pub(super) fn namespaces(&self, facts: &PodFacts) -> Namespaces<'_> {
+        let (host_network, host_ipc) = (facts.host_network(), facts.host_ipc());
+        Namespaces {
+            network: (!host_network).then_some(self.network.as_path()),
+            ipc: (!host_ipc).then_some(self.ipc.as_path()),
+            uts: (!host_network).then_some(self.uts.as_path()),
+            pid: None,
+        }
     }
 }
 

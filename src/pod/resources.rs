@@ -79,6 +79,7 @@ impl Pods {
         if let Err(error) = stage.check(self.network.detach(id).await) {
             tracing::warn!(pod = %id, "will be tried again: {}", super::chain(&error));
         }
+        errors.extend(self.end_pause(id).await.err());
         let pins = [paths.network, paths.ipc, paths.uts];
         let released = sys::blocking(move || {
             let unpinned = pins.iter().map(|pin| namespace::unpin(pin)).filter_map(Result::err);

@@ -114,6 +114,8 @@ pub struct Pod {
     /// Held by the one transition that is under way, of the pod or of a container of it; never across a grace period.
     pub(super) transition: Mutex<()>,
     claimed: AtomicBool,
+    /// Whether a stop has given back its resources. A pod may be not ready before that, when it has lost some of them.
+    released: AtomicBool,
 }
 
 impl Pod {
@@ -123,6 +125,7 @@ impl Pod {
             state: watch::Sender::new(state),
             transition: Mutex::new(()),
             claimed: AtomicBool::new(false),
+            released: AtomicBool::new(false),
         }
     }
 
@@ -139,6 +142,14 @@ impl Pod {
     /// A client has received the ID (B2).
     pub fn claim(&self) {
         self.claimed.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn released(&self) {
+        self.released.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_released(&self) -> bool {
+        self.released.load(Ordering::Relaxed)
     }
 
     /// Whether any client knows of it.

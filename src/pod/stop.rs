@@ -66,15 +66,17 @@ impl Pods {
         let containers = self.containers_of(&pod.facts.id);
         let stops = containers.iter().map(|container| self.kill_and_wait(container));
         join_all(stops).await.into_iter().collect::<Result<(), _>>()?;
-        if !pod.is_ready() {
-            return Ok(());
+        if pod.is_ready() {
+            let stage = Stage::begin("recording the stop", &pod.facts.name);
+            stage.check(self.write_pod(&pod.facts, PodStage::Settled(PodState::NotReady)))?;
+            pod.state.send_replace(PodState::NotReady);
         }
-        let stage = Stage::begin("recording the stop", &pod.facts.name);
-        stage.check(self.write_pod(&pod.facts, PodStage::Settled(PodState::NotReady)))?;
-        pod.state.send_replace(PodState::NotReady);
-        let errors = self.release(&pod.facts.id).await;
-        tracing::info!(pod = %pod.facts.id, "pod is stopped");
-        errors.into_iter().next().map_or(Ok(()), Err)
+        if !pod.is_released() {
+            self.release(&pod.facts.id).await.into_iter().next().map_or(Ok(()), Err)?;
+            pod.released();
+            tracing::info!(pod = %pod.facts.id, "pod is stopped");
+        }
+        Ok(())
     }
 
     /// Sends SIGKILL, and does not wait.

@@ -68,7 +68,7 @@ fn pid_namespace(input: &SpecInput<'_>) -> Result<Option<LinuxNamespace>, SpecEr
     }
 }
 
-fn namespace(typ: LinuxNamespaceType, path: Option<&Path>) -> LinuxNamespace {
+pub(super) fn namespace(typ: LinuxNamespaceType, path: Option<&Path>) -> LinuxNamespace {
     let mut namespace = LinuxNamespace::default();
     namespace.set_typ(typ).set_path(path.map(Path::to_owned));
     namespace

@@ -26,6 +26,7 @@ use crate::id::PodId;
 mod linux;
 mod mounts;
 pub mod observe;
+pub mod pause;
 mod process;
 mod resources;
 mod seccomp;

@@ -109,6 +109,11 @@ pub fn create_pinned(request: &NamespaceRequest) -> Result<(), NamespaceError> {
         .unwrap_or_else(|source| Err(NamespaceError::Create { kinds: request.kinds().join(", "), source }))
 }
 
+/// Pins a namespace of a process, such as its `pid`, at `path`, which must not exist.
+pub fn pin_of(pid: u32, kind: &str, path: &Path) -> io::Result<()> {
+    bind(&format!("/proc/{pid}/ns/{kind}"), path)
+}
+
 /// Removes a pin and, with its last user, the namespace; a pin that is not there is a success.
 pub fn unpin(path: &Path) -> io::Result<()> {
     mount::unmount(path)?;
@@ -182,8 +187,12 @@ impl NamespaceRequest {
 
 /// Binds the calling thread's namespace to a new file; a file that was there already is left alone.
 fn pin(kind: &str, path: &Path) -> io::Result<()> {
+    bind(&format!("/proc/thread-self/ns/{kind}"), path)
+}
+
+fn bind(namespace: &str, path: &Path) -> io::Result<()> {
     OpenOptions::new().write(true).create_new(true).mode(0o000).open(path)?;
-    let bound = rustix::mount::mount_bind(format!("/proc/thread-self/ns/{kind}"), path);
+    let bound = rustix::mount::mount_bind(namespace, path);
     if bound.is_err() {
         let _ = fs::remove_file(path);
     }

@@ -44,7 +44,9 @@ pub(super) async fn run(pods: &Arc<Pods>) -> Result<(), OpenError> {
     for error in pods.images.retain_rootfs(&living) {
         tracing::warn!("removing a writable layer that no container has: {}", chain(&error));
     }
-    for (pod, result) in pods.network.release_orphans(&known).await {
+    // A pod that is not ready keeps nothing of the network, not even what its stop could not give back.
+    let networked = pods.pods().iter().filter(|pod| pod.is_ready()).map(|pod| pod.facts.id.clone()).collect();
+    for (pod, result) in pods.network.release_orphans(&networked).await {
         match result {
             Ok(()) => tracing::info!(%pod, "gave back the network of a pod that is no more"),
             Err(error) => tracing::warn!(%pod, "will be tried again: {}", chain(&error)),
@@ -63,9 +65,12 @@ async fn recover_pod(pods: &Arc<Pods>, id: &PodId) {
         PodPlan::Undo => {}
         PodPlan::Adopt(state) => {
             pods.pod_names.take(record.facts.name.clone(), id.clone());
-            let pod = Pod::new(record.facts, state);
+            let pod = Arc::new(Pod::new(record.facts, state));
             pod.claim();
-            pods.index.add_pod(Arc::new(pod));
+            if pod.is_ready() && !pods.take_up_pause(&pod).await {
+                pods.lose(&pod);
+            }
+            pods.index.add_pod(pod);
         }
     }
 }

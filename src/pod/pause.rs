@@ -1,0 +1,221 @@
+//! PID namespaces that outlive one container: the pod's shared one, held by a pause container, and a target's.
+//!
+//! A pod gets its shared namespace when the first container asks for it; a pod of which none does has no process of its
+//! own. The pause container is made like any other, by a monitor and the pod's runtime, in `pods/<id>/pause`; it is in no
+//! list. Its end makes the pod NOTREADY (B8), because all that shared the namespace has ended with it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use podd_monitor::protocol::{Overlay, Settings};
+
+use super::Pods;
+use super::create::CREATE_TIMEOUT;
+use super::error::{Cause, PodError, Stage, chain};
+use super::resources::absent_is_fine;
+use super::sandbox::{Pod, PodFacts, PodStage};
+use super::state::{ContainerState, PodState};
+use crate::api::{ContainerConfig, NamespaceMode, NamespaceOption};
+use crate::cgroup::{CgroupPath, path_for};
+use crate::id::PodId;
+use crate::monitor::{self, Launch, Monitor};
+use crate::spec::pause::{self, PauseInput};
+use crate::sys::{self, namespace};
+
+/// The mode that a container asks for; its own namespace where it says nothing of namespaces.
+pub(super) fn pid_mode(config: &ContainerConfig) -> NamespaceMode {
+    options(config).map_or(NamespaceMode::Container, NamespaceOption::pid)
+}
+
+fn options(config: &ContainerConfig) -> Option<&NamespaceOption> {
+    config.linux.as_ref()?.security_context.as_ref()?.namespace_options.as_ref()
+}
+
+impl Pods {
+    /// The PID namespace that a container is to join, if it is not to have its own or the host's. The caller holds the
+    /// pod's lock.
+    pub(super) async fn pid_namespace(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        config: &ContainerConfig,
+    ) -> Result<Option<PathBuf>, PodError> {
+        match pid_mode(config) {
+            NamespaceMode::Container | NamespaceMode::Node => Ok(None),
+            NamespaceMode::Pod => self.shared_pids(pod).await.map(Some),
+            NamespaceMode::Target => {
+                let id = options(config).map(|options| options.target_id.as_str()).unwrap_or_default();
+                self.pids_of(pod, id).map(Some)
+            }
+        }
+    }
+
+    fn pids_of(&self, pod: &Pod, id: &str) -> Result<PathBuf, PodError> {
+        const FIELD: &str = "config.linux.security_context.namespace_options.target_id";
+        let target = self.container(id).map_err(|e| PodError::invalid(FIELD, e.to_string()))?;
+        if target.facts.name.pod != pod.facts.id {
+            return Err(PodError::invalid(FIELD, format!("container {id} is of another pod")));
+        }
+        match target.state() {
+            ContainerState::Running { .. } => Ok(format!("/proc/{}/ns/pid", target.pid()).into()),
+            state => {
+                Err(PodError::invalid(FIELD, format!("container {id} is {}, not running", state.name())))
+            }
+        }
+    }
+
+    async fn shared_pids(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<PathBuf, PodError> {
+        let paths = self.paths.pod(&pod.facts.id);
+        if paths.pid.exists() {
+            return Ok(paths.pid);
+        }
+        // What an attempt before this one has left.
+        self.end_pause(&pod.facts.id).await?;
+        match self.start_pause(pod).await {
+            Ok(()) => Ok(paths.pid),
+            Err(error) => {
+                if let Err(undo) = self.end_pause(&pod.facts.id).await {
+                    tracing::warn!(pod = %pod.facts.id, "undoing the pause container: {}", chain(&undo));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn start_pause(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), PodError> {
+        let (facts, paths) = (&pod.facts, self.paths.pod(&pod.facts.id));
+        let runtime = self.runtime(&facts.handler).await?;
+        let stage = Stage::begin("writing the pause container's files", &facts.name);
+        stage.check(self.write_pause(facts))?;
+        let (id, dir) = (pause_id(&facts.id), paths.pause());
+        let cgroup = path_for(&facts.cgroup, &id);
+        let settings = Settings {
+            cgroup_procs: self
+                .monitor_cgroup
+                .iter()
+                .flat_map(|path| self.cgroups.procs_files(path))
+                .collect(),
+            mount_point: self.paths.private_mount_point(),
+            overlay: Overlay {
+                lower: vec![dir.join("lower")],
+                upper: dir.join("upper"),
+                work: dir.join("work"),
+                options: Vec::new(),
+            },
+            create: runtime.create_argv(&id, &dir, &dir.join("pid"), &dir.join("runtime.log"), None),
+            delete: runtime.delete_argv(&id),
+            pid_file: dir.join("pid"),
+            runtime_log: dir.join("runtime.log"),
+            create_timeout: CREATE_TIMEOUT,
+            exit_file: dir.join("exit"),
+            oom_file: self.cgroups.oom_file(&cgroup).unwrap_or_default(),
+            state_dir: dir,
+            container_id: id.clone(),
+            ..Default::default()
+        };
+        let launch = Launch { binary: self.monitor.clone(), settings };
+        let stage = Stage::begin("creating the pause container", &facts.name);
+        let created = stage.check(monitor::launch(&launch).await)?;
+        let stage = Stage::begin("pinning the shared PID namespace", &facts.name);
+        stage.check(namespace::pin_of(created.pid, "pid", &paths.pid))?;
+        let stage = Stage::begin("committing the pause container", &facts.name);
+        stage.check(created.monitor.commit().await)?;
+        let stage = Stage::begin("starting the pause container", &facts.name);
+        stage.check(runtime.start(&id).await)?;
+        self.watch_pause(Arc::clone(pod), created.monitor);
+        Ok(())
+    }
+
+    fn write_pause(&self, facts: &PodFacts) -> Result<(), Cause> {
+        let paths = self.paths.pod(&facts.id);
+        let dir = paths.pause();
+        let lower = dir.join("lower");
+        let inside = pause::DIRECTORIES.map(|name| lower.join(name));
+        for directory in inside.into_iter().chain([dir.join("upper"), dir.join("work")]) {
+            fs::create_dir_all(directory)?;
+        }
+        fs::write(lower.join(pause::BINARY), "")?;
+        let spec = pause::build(&PauseInput {
+            rootfs: &self.paths.rootfs(),
+            binary: &self.monitor,
+            cgroups_path: path_for(&facts.cgroup, &pause_id(&facts.id)).as_str(),
+            namespaces: paths.namespaces(facts),
+            host: &self.host,
+        });
+        Ok(fs::write(dir.join("config.json"), serde_json::to_vec(&spec)?)?)
+    }
+
+    /// Takes up the pause container of a pod that an earlier daemon made; whether the pod is whole.
+    pub(super) async fn take_up_pause(self: &Arc<Self>, pod: &Arc<Pod>) -> bool {
+        let dir = self.paths.pod(&pod.facts.id).pause();
+        if !dir.exists() {
+            return true;
+        }
+        match monitor::connect(&dir).await {
+            Ok(Some(monitor)) => {
+                self.watch_pause(Arc::clone(pod), monitor);
+                true
+            }
+            Ok(None) => false,
+            Err(error) => {
+                tracing::warn!(pod = %pod.facts.id, "connecting to the pause container: {}", chain(&error));
+                false
+            }
+        }
+    }
+
+    fn watch_pause(self: &Arc<Self>, pod: Arc<Pod>, monitor: Monitor) {
+        let pods = Arc::clone(self);
+        tokio::spawn(async move {
+            monitor.exited().await;
+            if pod.is_ready() {
+                tracing::error!(pod = %pod.facts.id, "the pause container has ended, and with it the pod");
+                pods.lose(&pod);
+            }
+        });
+    }
+
+    /// A pod that can hold no containers any more, but has resources still to be given back by its stop.
+    pub(super) fn lose(&self, pod: &Pod) {
+        pod.state.send_replace(PodState::NotReady);
+        if let Err(error) = self.write_pod(&pod.facts, PodStage::Settled(PodState::NotReady)) {
+            tracing::error!(pod = %pod.facts.id, "recording the state: {}", chain(&error));
+        }
+    }
+
+    /// Ends a pod's pause container and removes what it has; none is a success. All it needs to know is the ID.
+    pub(super) async fn end_pause(&self, pod: &PodId) -> Result<(), PodError> {
+        let paths = self.paths.pod(pod);
+        let dir = paths.pause();
+        let stage = Stage::begin("unpinning the shared PID namespace", pod);
+        stage.check(namespace::unpin(&paths.pid))?;
+        if !dir.exists() {
+            return Ok(());
+        }
+        let id = pause_id(pod);
+        for (name, config) in &self.config.runtimes {
+            if config.root.join(&id).exists() {
+                let stage = Stage::begin("deleting the pause container", pod);
+                stage.check(self.runtime(name).await?.delete(&id, true).await)?;
+            }
+        }
+        let stage = Stage::begin("waiting for the pause container's monitor to end", pod);
+        stage.check(monitor::gone(&dir).await)?;
+        let stage = Stage::begin("removing the pause container's cgroup", pod);
+        if let Some(path) = cgroup_of(&dir) {
+            let cgroups = self.cgroups.clone();
+            stage.check(sys::blocking(move || cgroups.remove_tree(&path)).await)?;
+        }
+        let stage = Stage::begin("removing the pause container's files", pod);
+        stage.check(absent_is_fine(fs::remove_dir_all(&dir)))
+    }
+}
+
+fn pause_id(pod: &PodId) -> String {
+    format!("{pod}-pause")
+}
+
+fn cgroup_of(bundle: &Path) -> Option<CgroupPath> {
+    let spec: serde_json::Value = serde_json::from_slice(&fs::read(bundle.join("config.json")).ok()?).ok()?;
+    CgroupPath::new(spec.pointer("/linux/cgroupsPath")?.as_str()?).ok()
+}

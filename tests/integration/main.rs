@@ -20,5 +20,6 @@ mod images;
 mod images_auth;
 mod pods;
 mod pods_network;
+mod pods_pids;
 mod recovery;
 mod server;

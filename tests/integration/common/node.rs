@@ -331,11 +331,13 @@ impl Names {
     fn config(&self) -> String {
         let (dir, run, runtime) = (self.dir(), self.run_dir(), oci_runtime());
         let (dir, run, path) = (dir.display(), run.display(), program(&runtime));
+        // The one for production: it is linked statically, as a pause container needs it.
+        let monitor = std::env::var("PODD_TEST_MONITOR").unwrap_or_default();
         format!(
             "root = \"{dir}/root\"\nrun_dir = \"{run}\"\nsocket = \"{run}/podd.sock\"\n\
              default_runtime = \"{runtime}\"\ncgroup_driver = \"cgroupfs\"\nlog_level = \"debug\"\n\
              [runtimes.{runtime}]\npath = \"{}\"\nroot = \"{run}/{runtime}\"\n\
-             [monitor]\ncgroup = \"{}-monitors\"\n\
+             [monitor]\npath = \"{monitor}\"\ncgroup = \"{}-monitors\"\n\
              [network]\nconf_dir = \"{dir}/cni-conf\"\nplugin_dirs = [\"/opt/cni/bin\", \"/usr/lib/cni\"]\n\
              cache_dir = \"{dir}/root/cni\"\n\
              [images]\nregistries_conf = \"{dir}/registries.conf\"\npolicy = \"{dir}/policy.json\"\n\

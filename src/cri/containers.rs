@@ -59,7 +59,8 @@ impl Service {
         }
         let timeout =
             u64::try_from(request.timeout).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
-        let output = self.pods.exec_sync(&request.container_id, &request.cmd, timeout).await;
+        let command = self.pods.exec_sync(&request.container_id, &request.cmd, timeout);
+        let output = self.operations.attend(command).await;
         let mut output = output.map_err(|e| error::pod(RPC, e))?;
         cut_to_fit(&mut output.stdout, &mut output.stderr);
         Ok(api::ExecSyncResponse {

@@ -27,6 +27,11 @@ impl Operations {
         task.await.map_err(|e| Status::internal(format!("the operation ended in a defect of podd: {e}")))
     }
 
+    /// Runs an operation that ends with its client, but that a stopping daemon waits for like any other.
+    pub(super) async fn attend<T>(&self, operation: impl Future<Output = T>) -> T {
+        self.tasks.track_future(operation).await
+    }
+
     /// Refuses new operations.
     pub(super) fn stop(&self) {
         self.stopping.cancel();

@@ -6,6 +6,9 @@ use crate::api;
 use crate::image::Image;
 use crate::pod::{Container, ContainerState, Pod, PodState};
 
+/// What the status of a running container says when its monitor has died.
+const UNWATCHED: &str = "its monitor has died: its output is lost, and its exit code will be; start it anew";
+
 pub(super) fn pod_metadata(pod: &Pod) -> Option<api::PodSandboxMetadata> {
     let name = &pod.facts.name;
     Some(api::PodSandboxMetadata {
@@ -113,6 +116,9 @@ pub(super) fn container_status(container: &Container) -> api::ContainerStatus {
         stop_signal: facts.cri_signal().into(),
         ..Default::default()
     };
+    if container.is_unwatched() {
+        UNWATCHED.clone_into(&mut status.message);
+    }
     match state {
         ContainerState::Created => {}
         ContainerState::Running { started_at } => status.started_at = started_at,

@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use super::connection::{Monitor, Wire, check};
 use super::{ANSWER_PATIENCE, MonitorError};
+use crate::sys::process::Process;
 
 /// What the monitor itself has to say goes here, in the state directory.
 const STDERR_FILE: &str = "monitor.log";
@@ -41,10 +42,8 @@ pub struct Launch {
 /// A container that waits for its start, with its monitor. Without [`Monitor::commit`] it goes as its handle does.
 #[derive(Debug)]
 pub struct Created {
-    /// The init's pid.
-    pub pid: u32,
-    /// The init's start time in clock ticks since boot.
-    pub start_time: u64,
+    /// The container's init.
+    pub process: Process,
     /// The monitor.
     pub monitor: Monitor,
     /// What was refused that the container can do without, for instance a cgroup that the monitor could not join.
@@ -101,7 +100,8 @@ async fn converse(stream: UnixStream, settings: &Settings) -> Result<Created, Mo
                 warnings.push(text);
             }
             Some(Report::Created { pid, start_time }) => {
-                return Ok(Created { pid, start_time, monitor: Monitor::start(wire), warnings });
+                let process = Process { pid, start_time };
+                return Ok(Created { process, monitor: Monitor::start(wire), warnings });
             }
             Some(Report::Failed { stage, text }) => return Err(MonitorError::Failed { stage, text }),
             Some(Report::Refused(text)) => return Err(MonitorError::Refused { operation: OPERATION, text }),

@@ -11,12 +11,11 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use podd_monitor::protocol::{Overlay, ROOTFS, Settings, Stage};
-use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
 use super::*;
-use crate::sys::process::ProcessHandle;
+use crate::sys::process::Process;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -119,7 +118,7 @@ async fn a_container_lives_until_its_exit_is_known() {
     let go = container.path("go");
     let script = format!("while ! [ -e {} ]; do sleep 0.01; done; exit 5", go.display());
     let created = launch(&container.launch(&script)).await.unwrap();
-    let Created { pid, start_time, monitor, warnings } = created;
+    let Created { process: Process { pid, start_time }, monitor, warnings } = created;
     assert!(warnings.is_empty(), "{warnings:?}");
     assert!(is_alive(&container.state_dir()).unwrap());
     monitor.commit().await.unwrap();
@@ -146,10 +145,10 @@ async fn a_committed_monitor_is_found_again() {
     let container = Container::new();
     let created = launch(&container.launch("exec sleep 1000")).await.unwrap();
     created.monitor.commit().await.unwrap();
-    let (pid, start_time) = (created.pid, created.start_time);
+    let init = created.process;
     drop(created);
     let monitor = connect(&container.state_dir()).await.unwrap().unwrap();
-    assert_eq!(monitor.state().await.unwrap().pid, pid);
+    assert_eq!(monitor.state().await.unwrap().pid, init.pid);
     let waiters: Vec<_> = (0..3)
         .map(|_| {
             let monitor = monitor.clone();
@@ -157,8 +156,7 @@ async fn a_committed_monitor_is_found_again() {
         })
         .collect();
     assert!(timeout(Duration::from_millis(20), monitor.exited()).await.is_err());
-    let init = ProcessHandle::open(pid, start_time).unwrap().unwrap();
-    assert!(init.signal(Signal::KILL).unwrap());
+    init.signal(9).unwrap();
     for waiter in waiters {
         let Ended::Exited(exit) = timeout(PATIENCE, waiter).await.unwrap().unwrap() else { panic!("lost") };
         assert_eq!((exit.exit_code, exit.signal), (137, 9));
@@ -170,9 +168,9 @@ async fn a_committed_monitor_is_found_again() {
 async fn what_is_not_committed_goes_with_its_handle() {
     let container = Container::new();
     let created = launch(&container.launch("exec sleep 1000")).await.unwrap();
-    let init = ProcessHandle::open(created.pid, created.start_time).unwrap().unwrap();
+    let init = created.process;
     drop(created);
-    timeout(PATIENCE, init.exited()).await.unwrap().unwrap();
+    timeout(PATIENCE, init.ended()).await.unwrap().unwrap();
     assert!(connect(&container.state_dir()).await.unwrap().is_none());
     assert!(container.path("deleted").exists());
     assert_eq!(read_exit(&container.path("exit")).unwrap(), None);

@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::Pods;
 use super::error::chain;
 use super::sandbox::PodFacts;
-use super::state::{Nanos, now};
 
 /// How often the passes are made.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -49,10 +48,8 @@ impl Pods {
     /// Removes what was made for a client that never received its ID and did not ask again (B2).
     async fn remove_abandoned(&self) {
         let limit = Duration::from_secs(self.config.abandoned_after_seconds);
-        let limit = Nanos::try_from(limit.as_nanos()).unwrap_or(Nanos::MAX);
-        let old = |created_at: Nanos| now().saturating_sub(created_at) > limit;
         for container in self.containers() {
-            if !container.is_claimed() && old(container.facts.created_at) {
+            if !container.is_claimed() && container.since.elapsed() > limit {
                 tracing::info!(container = %container.facts.id, "removing a container that no client asked for again");
                 let _ = self.remove_container(container.facts.id.as_str()).await.inspect_err(|error| {
                     tracing::warn!(container = %container.facts.id, "{}", chain(error));
@@ -60,7 +57,7 @@ impl Pods {
             }
         }
         for pod in self.pods() {
-            if !pod.is_claimed() && old(pod.facts.created_at) {
+            if !pod.is_claimed() && pod.since.elapsed() > limit {
                 tracing::info!(pod = %pod.facts.id, "removing a pod that no client asked for again");
                 let _ = self.remove_pod(pod.facts.id.as_str()).await.inspect_err(|error| {
                     tracing::warn!(pod = %pod.facts.id, "{}", chain(error));

@@ -15,8 +15,7 @@ use crate::cgroup::CgroupPath;
 use crate::id::{ContainerId, PodId};
 use crate::image::digest::Digest;
 use crate::monitor::Monitor;
-use crate::sys::identity::Process;
-use crate::sys::process::BootId;
+use crate::sys::process::{BootId, Process};
 
 /// What makes a container one and the same for the kubelet.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -126,7 +125,10 @@ pub struct Container {
     pub(super) stop: watch::Sender<StopPhase>,
     /// `None` when it died, or the container had ended before the daemon came.
     pub(super) monitor: Option<Monitor>,
+    /// When it was taken into the index.
+    pub(super) since: Instant,
     claimed: AtomicBool,
+    unwatched: AtomicBool,
 }
 
 impl Container {
@@ -144,7 +146,9 @@ impl Container {
             state: watch::Sender::new(state),
             stop: watch::Sender::new(StopPhase::None),
             monitor,
+            since: Instant::now(),
             claimed: AtomicBool::new(false),
+            unwatched: AtomicBool::new(false),
         }
     }
 
@@ -166,6 +170,16 @@ impl Container {
         let mut state = self.state.subscribe();
         // The sender lives in `self`, so the wait cannot fail.
         let _ = state.wait_for(|state| matches!(state, ContainerState::Exited(_))).await;
+    }
+
+    /// The monitor has died before the init: output is lost, and so will be the exit code.
+    pub(super) fn lose_monitor(&self) {
+        self.unwatched.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the init lives without its monitor.
+    pub fn is_unwatched(&self) -> bool {
+        self.unwatched.load(Ordering::Relaxed) && !matches!(*self.state.borrow(), ContainerState::Exited(_))
     }
 
     /// A client has received the ID (B2).

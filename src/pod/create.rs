@@ -30,7 +30,6 @@ use crate::runtime::Runtime;
 use crate::spec::observe;
 use crate::spec::user::{self, ResolvedUser, UserRequest};
 use crate::spec::{self, Namespaces, PodFiles, SpecError, SpecInput};
-use crate::sys::identity::Process;
 
 /// How long the runtime may take for a create; the kubelet gives up after two minutes.
 pub(super) const CREATE_TIMEOUT: Duration = Duration::from_secs(110);
@@ -98,7 +97,13 @@ impl Pods {
         match made {
             Ok(created) => {
                 tracing::info!(container = %id, pod = %pod.facts.id, name = %draft.facts.name, "container is created");
-                self.adopt(draft.facts, &pod, init(&created), ContainerState::Created, Some(created.monitor));
+                self.adopt(
+                    draft.facts,
+                    &pod,
+                    created.process,
+                    ContainerState::Created,
+                    Some(created.monitor),
+                );
                 Ok(id)
             }
             Err(error) => {
@@ -189,7 +194,7 @@ impl Pods {
         let created = stage.check(monitor::launch(&launch).await)?;
         let stage = Stage::begin("committing the container", &facts.name);
         stage.check(created.monitor.commit().await)?;
-        let settled = ContainerStage::Settled { process: init(&created), state: ContainerState::Created };
+        let settled = ContainerStage::Settled { process: created.process, state: ContainerState::Created };
         let stage = Stage::begin("recording the container", &facts.name);
         stage.check(self.write_container(facts, settled))?;
         Ok(created)
@@ -297,10 +302,6 @@ struct Draft<'a> {
     runtime: &'a Runtime,
     /// A PID namespace to join.
     pids: Option<PathBuf>,
-}
-
-fn init(created: &Created) -> Process {
-    Process { pid: created.pid, start_time: created.start_time }
 }
 
 fn log_path(pod: &Pod, config: &ContainerConfig) -> PathBuf {

@@ -117,7 +117,7 @@ impl Pods {
         let stage = Stage::begin("creating the pause container", &facts.name);
         let created = stage.check(monitor::launch(&launch).await)?;
         let stage = Stage::begin("pinning the shared PID namespace", &facts.name);
-        stage.check(namespace::pin_of(created.pid, "pid", &paths.pid))?;
+        stage.check(namespace::pin_of(created.process.pid, "pid", &paths.pid))?;
         let stage = Stage::begin("committing the pause container", &facts.name);
         stage.check(created.monitor.commit().await)?;
         let stage = Stage::begin("starting the pause container", &facts.name);

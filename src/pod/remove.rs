@@ -36,8 +36,9 @@ impl Pods {
         let stage = Stage::begin("recording the removal", &pod.facts.name);
         stage.check(self.write_pod(&pod.facts, PodStage::Unsettled))?;
         self.undo(&pod.facts).await.into_iter().next().map_or(Ok(()), Err)?;
-        self.index.remove_pod(&pod.facts.id);
+        // The name first: whoever claims it anew must not be sent to an ID that is gone.
         self.pod_names.free(&pod.facts.name);
+        self.index.remove_pod(&pod.facts.id);
         tracing::info!(pod = %pod.facts.id, "pod is removed");
         Ok(())
     }
@@ -50,8 +51,8 @@ impl Pods {
         let stage = Stage::begin("recording the removal", &container.facts.name);
         stage.check(self.write_container(&container.facts, ContainerStage::Unsettled))?;
         self.undo_container(&container.facts).await.into_iter().next().map_or(Ok(()), Err)?;
-        self.index.remove_container(&container.facts.id);
         self.container_names.free(&container.facts.name);
+        self.index.remove_container(&container.facts.id);
         tracing::info!(container = %container.facts.id, "container is removed");
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
@@ -113,6 +114,8 @@ pub struct Pod {
     pub(super) state: watch::Sender<PodState>,
     /// Held by the one transition that is under way, of the pod or of a container of it; never across a grace period.
     pub(super) transition: Mutex<()>,
+    /// When it was taken into the index.
+    pub(super) since: Instant,
     claimed: AtomicBool,
     /// Whether a stop has given back its resources. A pod may be not ready before that, when it has lost some of them.
     released: AtomicBool,
@@ -124,6 +127,7 @@ impl Pod {
             facts,
             state: watch::Sender::new(state),
             transition: Mutex::new(()),
+            since: Instant::now(),
             claimed: AtomicBool::new(false),
             released: AtomicBool::new(false),
         }

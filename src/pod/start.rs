@@ -19,9 +19,12 @@ impl Pods {
         let stage = Stage::begin("starting the container with its runtime", &container.facts.name);
         let runtime = self.runtime(&container.facts.runtime).await?;
         if let Err(error) = stage.check(runtime.start(container.facts.id.as_str()).await) {
+            self.kill(&container).await;
+            let ended = container.process.ended().await;
+            let _ = ended
+                .inspect_err(|e| tracing::warn!(container = %container.facts.id, "watching its end: {e}"));
             container.state.send_modify(|state| state.failed_to_start(began, chain(&error)));
             self.record_state(&container);
-            self.kill(&container).await;
             return Err(error);
         }
         container.state.send_modify(|state| state.started(began));

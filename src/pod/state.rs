@@ -117,7 +117,7 @@ impl ContainerState {
         }
     }
 
-    /// The start has failed.
+    /// The start has failed, and the init was killed: whatever its exit said, this is why.
     pub(super) fn failed_to_start(&mut self, at: Nanos, message: String) {
         *self = Self::Exited(Exit {
             started_at: at,

@@ -9,7 +9,7 @@ use super::error::chain;
 use super::sandbox::Pod;
 use super::state::ContainerState;
 use crate::monitor::{self, Monitor};
-use crate::sys::identity::Process;
+use crate::sys::process::Process;
 
 impl Pods {
     /// Takes a container into the index, and watches it if it lives.
@@ -41,6 +41,7 @@ impl Pods {
         if !matches!(exit, Ok(Some(_))) {
             // Without an exit record the monitor has died, and the container may well live on.
             tracing::error!(container = %id, "the monitor has died; the output is lost from now on");
+            container.lose_monitor();
             if let Err(error) = container.process.ended().await {
                 tracing::error!(container = %id, "watching the init: {error}");
             }

@@ -230,7 +230,7 @@ impl Drop for Session {
 /// Waits for a child that is not tokio's.
 async fn exit_of(pid: Pid) -> io::Result<i32> {
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-    let pidfd = crate::sys::identity::readable(pidfd)?;
+    let pidfd = crate::sys::process::readable(pidfd)?;
     let _ready = pidfd.readable().await?;
     let id = WaitId::PidFd(rustix::fd::AsFd::as_fd(pidfd.get_ref()));
     let status = rustix::process::waitid(id, WaitIdOptions::EXITED)?;

@@ -2,7 +2,6 @@
 #![allow(unsafe_code)]
 
 pub mod fs;
-pub mod identity;
 pub mod memory;
 pub mod mount;
 pub mod namespace;

@@ -1,14 +1,13 @@
 //! Processes: who one is beyond its pid, signals that cannot hit another, and waiting for an end.
 //!
-//! A pid alone names nothing for long. A process is known by boot ID, pid and start time together; a [`ProcessHandle`]
-//! holds a pidfd, which stays with its process for ever.
+//! A pid alone names nothing for long: within a boot a process is known by pid and start time together (B11).
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -45,56 +44,64 @@ pub fn start_time(pid: u32) -> io::Result<Option<u64>> {
     }
 }
 
-/// One process, whatever becomes of its pid. Must be made and used within a tokio runtime.
-#[derive(Debug)]
-pub struct ProcessHandle {
-    pidfd: AsyncFd<OwnedFd>,
-    pid: u32,
+/// A process by its number and the time at which it started, which no two processes of one boot share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its number, as the daemon's PID namespace has it.
+    pub pid: u32,
+    /// In clock ticks since the boot (proc_pid_stat(5), field 22).
+    pub start_time: u64,
 }
 
-impl ProcessHandle {
-    /// The process with this pid and start time; `None` if it has ended, also when its pid is in use again.
-    pub fn open(pid: u32, started: u64) -> io::Result<Option<Self>> {
-        let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{pid} is no pid")));
-        };
-        let pidfd = match pidfd_open(raw, PidfdFlags::NONBLOCK) {
-            Err(Errno::SRCH) => return Ok(None),
-            opened => opened?,
-        };
-        // Asked after the descriptor was opened: if it is the right process now, the descriptor is of that process.
-        if start_time(pid)? != Some(started) {
-            return Ok(None);
-        }
-        // SAFETY: an `OwnedFd` always gives the same descriptor, and `AsyncFd` closes it only after its deregistration.
-        let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE)? };
-        Ok(Some(Self { pidfd, pid }))
+impl Process {
+    /// Whether it lives; a zombie does.
+    pub fn is_alive(self) -> bool {
+        start_time(self.pid).is_ok_and(|started| started == Some(self.start_time))
     }
 
-    /// The pid that the process has or had.
-    pub fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    /// Sends a signal; false if the process has ended.
-    pub fn signal(&self, signal: Signal) -> io::Result<bool> {
-        match pidfd_send_signal(self.pidfd.get_ref(), signal) {
-            Ok(()) => Ok(true),
-            Err(Errno::SRCH) => Ok(false),
-            Err(e) => Err(e.into()),
+    /// Sends it a signal; none is sent to another process that has its number by now. One that is gone is a success.
+    pub fn signal(self, signal: i32) -> io::Result<()> {
+        let Some(pidfd) = self.open()? else { return Ok(()) };
+        // SAFETY: the descriptor is open for the length of the call, and a null siginfo pointer is allowed
+        // (pidfd_send_signal(2)): the kernel fills in what kill(2) would.
+        let result = unsafe {
+            let info = std::ptr::null::<libc::siginfo_t>();
+            libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, info, 0)
+        };
+        match (result, io::Error::last_os_error()) {
+            (0, _) => Ok(()),
+            (_, error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            (_, error) => Err(error),
         }
     }
 
-    /// Resolves when the process has ended, whether or not its parent has waited for it. May be dropped at any time.
-    pub async fn exited(&self) -> io::Result<()> {
-        self.pidfd.readable().await.map(|_| ())
+    /// Waits until it has ended.
+    pub async fn ended(self) -> io::Result<()> {
+        let Some(pidfd) = self.open()? else { return Ok(()) };
+        readable(pidfd)?.readable().await.map(drop)
     }
+
+    /// Takes hold of the process; the number is checked after, so it cannot have changed hands in between.
+    fn open(self) -> io::Result<Option<OwnedFd>> {
+        let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+        match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+            Ok(pidfd) => Ok(self.is_alive().then_some(pidfd)),
+            Err(Errno::SRCH) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Lets the async pool wait until a descriptor, such as a pidfd, can be read.
+pub fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` gives the same descriptor as long as it lives, and `AsyncFd` closes it only after its
+    // deregistration.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE)? })
 }
 
 #[cfg(test)]
 mod tests {
     use std::process::{Command, id};
-    use std::time::Duration;
 
     use super::*;
 
@@ -106,18 +113,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_process_is_signalled_and_its_end_seen() {
-        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
-        let started = start_time(child.id()).unwrap().unwrap();
-        assert!(ProcessHandle::open(child.id(), started + 1).unwrap().is_none());
-        let process = ProcessHandle::open(child.id(), started).unwrap().unwrap();
-        let early = tokio::time::timeout(Duration::from_millis(20), process.exited()).await;
-        assert!(early.is_err(), "an end was seen of a process that runs");
-        assert!(process.signal(Signal::KILL).unwrap());
-        process.exited().await.unwrap();
-        process.exited().await.unwrap();
+    async fn b11_a_process_is_signalled_and_seen_to_end() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let process = Process { pid: child.id(), start_time: start_time(child.id()).unwrap().unwrap() };
+        assert!(process.is_alive());
+        process.signal(9).unwrap();
+        process.ended().await.unwrap();
         child.wait().unwrap();
-        assert!(!process.signal(Signal::KILL).unwrap());
-        assert!(ProcessHandle::open(child.id(), started).unwrap().is_none());
+        assert!(!process.is_alive());
+        process.signal(9).unwrap();
+        process.ended().await.unwrap();
+    }
+
+    #[test]
+    fn b11_another_process_with_the_number_is_left_alone() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let started = start_time(child.id()).unwrap().unwrap();
+        Process { pid: child.id(), start_time: started - 1 }.signal(9).unwrap();
+        assert!(child.try_wait().unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }

@@ -4,7 +4,7 @@ use crate::monitor::ExitRecord;
 use crate::pod::container::ContainerStage;
 use crate::pod::sandbox::PodStage;
 use crate::pod::state::{ContainerState, Nanos, PodState};
-use crate::sys::identity::Process;
+use crate::sys::process::Process;
 
 /// What the node shows of a container.
 #[derive(Debug, Clone)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Pods;
 use super::error::chain;
-use super::sandbox::PodFacts;
+use super::resources::Remains;
 
 /// How often the passes are made.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -27,21 +27,21 @@ impl Pods {
     }
 
     /// Undoes a pod that is not to be; what cannot be undone now is tried again.
-    pub(super) async fn undo_or_retry(&self, facts: PodFacts) {
-        let errors = self.undo(&facts).await;
+    pub(super) async fn undo_or_retry(&self, remains: Remains) {
+        let errors = self.undo(&remains).await;
         for error in &errors {
-            tracing::warn!(pod = %facts.id, "undoing will be tried again: {}", chain(error));
+            tracing::warn!(pod = %remains.id, "undoing will be tried again: {}", chain(error));
         }
         if !errors.is_empty() {
             // Held for a push or a take; never over an await.
-            self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).push(facts);
+            self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).push(remains);
         }
     }
 
     async fn undo_unfinished(&self) {
         let unfinished = std::mem::take(&mut *self.unfinished.lock().unwrap_or_else(PoisonError::into_inner));
-        for facts in unfinished {
-            self.undo_or_retry(facts).await;
+        for remains in unfinished {
+            self.undo_or_retry(remains).await;
         }
     }
 

@@ -1,12 +1,16 @@
-//! What a monitor is told of a bundle, whichever container it is for: a client's or a pod's pause container.
+//! Bundles, whichever container they are for, a client's or a pod's pause container: what a monitor is told of one, and
+//! how its processes are ended by nothing but its ID.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use podd_monitor::protocol::{CONSOLE_SOCKET, Overlay, Settings};
 
 use super::Pods;
+use super::error::{PodError, Stage};
 use crate::cgroup::CgroupPath;
+use crate::monitor;
 use crate::runtime::Runtime;
 
 /// How long the runtime may take for a create; the kubelet gives up after two minutes.
@@ -52,4 +56,33 @@ impl Pods {
             ..Settings::default()
         }
     }
+
+    /// Ends the processes of a bundle. What a dead daemon left half created its monitor undoes by itself, and may be in the
+    /// way of a delete meanwhile; so one that fails is tried again when the monitor is gone.
+    pub(super) async fn end(&self, id: &str, dir: &Path) -> Result<(), PodError> {
+        let deleted = self.delete(id).await;
+        let stage = Stage::begin("waiting for the monitor to end", &id);
+        stage.check(monitor::gone(dir).await)?;
+        match deleted {
+            Ok(()) => Ok(()),
+            Err(_) => self.delete(id).await,
+        }
+    }
+
+    /// Has whichever runtime knows of the container kill it and forget it; one that none knows of is a success.
+    pub(super) async fn delete(&self, id: &str) -> Result<(), PodError> {
+        for (name, config) in &self.config.runtimes {
+            if config.root.join(id).exists() {
+                let stage = Stage::begin("deleting the container with its runtime", &id);
+                stage.check(self.runtime(name).await?.delete(id, true).await)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The cgroup that a bundle's document asks for.
+pub(super) fn cgroup_of(dir: &Path) -> Option<CgroupPath> {
+    let spec: serde_json::Value = serde_json::from_slice(&fs::read(dir.join("config.json")).ok()?).ok()?;
+    CgroupPath::new(spec.pointer("/linux/cgroupsPath")?.as_str()?).ok()
 }

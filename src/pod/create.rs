@@ -104,7 +104,7 @@ impl Pods {
                 Ok(id)
             }
             Err(error) => {
-                for undo in self.undo_container(&draft.facts).await {
+                for undo in self.undo_container(&id, Some(draft.facts.cgroup)).await {
                     tracing::warn!(container = %id, "undoing a failed container: {}", super::chain(&undo));
                 }
                 Err(error)

@@ -58,6 +58,7 @@ pub use error::{Cause, PodError, chain};
 use index::Index;
 use names::Names;
 use paths::Paths;
+use resources::Remains;
 pub use sandbox::{Pod, PodFacts, PodName, PodRequest};
 pub use state::{ContainerState, Exit, Nanos, PodState, Reason, now};
 
@@ -78,7 +79,7 @@ pub struct Pods {
     pod_names: Arc<Names<PodName, PodId>>,
     container_names: Arc<Names<ContainerName, ContainerId>>,
     /// Pods that are not to be and could not be undone yet.
-    unfinished: Mutex<Vec<PodFacts>>,
+    unfinished: Mutex<Vec<Remains>>,
 }
 
 /// The node cannot hold pods.

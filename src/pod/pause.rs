@@ -5,19 +5,19 @@
 //! list. Its end makes the pod NOTREADY (B8), because all that shared the namespace has ended with it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use podd_monitor::protocol::Overlay;
 
 use super::Pods;
-use super::bundle::Bundle;
+use super::bundle::{Bundle, cgroup_of};
 use super::error::{Cause, PodError, Stage, chain};
 use super::resources::absent_is_fine;
 use super::sandbox::{Pod, PodFacts, PodStage};
 use super::state::{ContainerState, PodState};
 use crate::api::{ContainerConfig, NamespaceMode, NamespaceOption};
-use crate::cgroup::{CgroupPath, path_for};
+use crate::cgroup::path_for;
 use crate::id::PodId;
 use crate::monitor::{self, Launch, Monitor};
 use crate::spec::pause::{self, PauseInput};
@@ -177,15 +177,7 @@ impl Pods {
         if !dir.exists() {
             return Ok(());
         }
-        let id = pause_id(pod);
-        for (name, config) in &self.config.runtimes {
-            if config.root.join(&id).exists() {
-                let stage = Stage::begin("deleting the pause container", pod);
-                stage.check(self.runtime(name).await?.delete(&id, true).await)?;
-            }
-        }
-        let stage = Stage::begin("waiting for the pause container's monitor to end", pod);
-        stage.check(monitor::gone(&dir).await)?;
+        self.end(&pause_id(pod), &dir).await?;
         let stage = Stage::begin("removing the pause container's cgroup", pod);
         if let Some(path) = cgroup_of(&dir) {
             let cgroups = self.cgroups.clone();
@@ -198,9 +190,4 @@ impl Pods {
 
 fn pause_id(pod: &PodId) -> String {
     format!("{pod}-pause")
-}
-
-fn cgroup_of(bundle: &Path) -> Option<CgroupPath> {
-    let spec: serde_json::Value = serde_json::from_slice(&fs::read(bundle.join("config.json")).ok()?).ok()?;
-    CgroupPath::new(spec.pointer("/linux/cgroupsPath")?.as_str()?).ok()
 }

@@ -3,9 +3,9 @@
 use std::fs;
 
 use super::Pods;
-use super::container::{Container, ContainerFacts, ContainerStage};
+use super::container::{Container, ContainerStage};
 use super::error::{PodError, Stage};
-use super::resources::absent_is_fine;
+use super::resources::{Remains, absent_is_fine};
 use super::sandbox::PodStage;
 use crate::cgroup::CgroupPath;
 use crate::id::ContainerId;
@@ -35,7 +35,7 @@ impl Pods {
         }
         let stage = Stage::begin("recording the removal", &pod.facts.name);
         stage.check(self.write_pod(&pod.facts, PodStage::Unsettled))?;
-        self.undo(&pod.facts).await.into_iter().next().map_or(Ok(()), Err)?;
+        self.undo(&Remains::of(&pod.facts)).await.into_iter().next().map_or(Ok(()), Err)?;
         // The name first: whoever claims it anew must not be sent to an ID that is gone.
         self.pod_names.free(&pod.facts.name);
         self.index.remove_pod(&pod.facts.id);
@@ -50,7 +50,11 @@ impl Pods {
         self.kill_and_wait(container).await?;
         let stage = Stage::begin("recording the removal", &container.facts.name);
         stage.check(self.write_container(&container.facts, ContainerStage::Unsettled))?;
-        self.undo_container(&container.facts).await.into_iter().next().map_or(Ok(()), Err)?;
+        self.undo_container(&container.facts.id, Some(container.facts.cgroup.clone()))
+            .await
+            .into_iter()
+            .next()
+            .map_or(Ok(()), Err)?;
         self.container_names.free(&container.facts.name);
         self.index.remove_container(&container.facts.id);
         tracing::info!(container = %container.facts.id, "container is removed");
@@ -59,19 +63,10 @@ impl Pods {
 
     /// Removes everything of a container. Undoing what is not there succeeds; the record goes last, and only when nothing
     /// else is left.
-    pub(super) async fn undo_container(&self, facts: &ContainerFacts) -> Vec<PodError> {
-        let mut errors = Vec::from_iter(self.delete_from_runtime(facts).await.err());
-        errors.extend(self.undo_files(&facts.id, Some(&facts.cgroup)).await);
-        errors
-    }
-
-    /// Removes what a container has besides its processes.
-    pub(super) async fn undo_files(&self, id: &ContainerId, cgroup: Option<&CgroupPath>) -> Vec<PodError> {
+    pub(super) async fn undo_container(&self, id: &ContainerId, cgroup: Option<CgroupPath>) -> Vec<PodError> {
         let paths = self.paths.container(id);
-        let mut errors = Vec::new();
-        let stage = Stage::begin("waiting for the monitor to end", id);
-        errors.extend(stage.check(crate::monitor::gone(&paths.dir).await).err());
-        if let Some(cgroup) = cgroup.cloned() {
+        let mut errors = Vec::from_iter(self.end(id.as_str(), &paths.dir).await.err());
+        if let Some(cgroup) = cgroup {
             let (stage, cgroups) = (Stage::begin("removing the cgroup", id), self.cgroups.clone());
             errors.extend(stage.check(sys::blocking(move || cgroups.remove_tree(&cgroup)).await).err());
         }
@@ -84,15 +79,5 @@ impl Pods {
             errors.extend(stage.check(removed).err());
         }
         errors
-    }
-
-    /// Has the runtime forget the container, and kill what it still knows of it.
-    pub(super) async fn delete_from_runtime(&self, facts: &ContainerFacts) -> Result<(), PodError> {
-        let runtime = self.runtime(&facts.runtime).await?;
-        if !runtime.knows(facts.id.as_str()) {
-            return Ok(());
-        }
-        let stage = Stage::begin("deleting the container with its runtime", &facts.name);
-        stage.check(runtime.delete(facts.id.as_str(), true).await)
     }
 }

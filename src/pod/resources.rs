@@ -30,7 +30,7 @@ impl Pods {
         config: &PodSandboxConfig,
     ) -> Result<(CgroupPath, Option<CgroupPath>), PodError> {
         let asked = config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
-        let own = format!("/podd-pod-{id}");
+        let own = own_cgroup(id);
         let asked = CgroupPath::new(if asked.is_empty() { &own } else { asked })
             .map_err(|e| PodError::invalid("config.linux.cgroup_parent", e.to_string()))?;
         // Two pods may share a parent that neither the kubelet nor anyone else made: whichever goes last removes it.
@@ -95,21 +95,44 @@ impl Pods {
 
     /// Removes everything of a pod whose containers are gone. The record goes last, and only when nothing else is left;
     /// until then the background tries again, and so does the next start of the daemon.
-    pub(super) async fn undo(&self, facts: &PodFacts) -> Vec<PodError> {
-        let mut errors = self.release(&facts.id).await;
-        if let Some(top) = &facts.made_cgroup {
-            let stage = Stage::begin("removing the cgroup", &facts.name);
-            let (cgroups, path, top) = (self.cgroups.clone(), facts.cgroup.clone(), top.clone());
-            let removed = sys::blocking(move || cgroups.remove_empty(&path, &top)).await;
-            errors.extend(stage.check(removed).err());
+    pub(super) async fn undo(&self, remains: &Remains) -> Vec<PodError> {
+        let id = &remains.id;
+        let mut errors = self.release(id).await;
+        if let Some((path, top)) = remains.cgroup.clone() {
+            let (stage, cgroups) = (Stage::begin("removing the cgroup", id), self.cgroups.clone());
+            errors.extend(stage.check(sys::blocking(move || cgroups.remove_empty(&path, &top)).await).err());
         }
         if errors.is_empty() {
-            let stage = Stage::begin("removing the files", &facts.name);
-            let removed = absent_is_fine(fs::remove_dir_all(self.paths.pod(&facts.id).dir));
-            errors.extend(stage.check(removed).err());
+            let stage = Stage::begin("removing the files", id);
+            errors.extend(stage.check(absent_is_fine(fs::remove_dir_all(self.paths.pod(id).dir))).err());
         }
         errors
     }
+}
+
+/// What is left to undo of a pod.
+pub(super) struct Remains {
+    pub(super) id: PodId,
+    /// Its cgroup, and the topmost directory above it that podd made.
+    cgroup: Option<(CgroupPath, CgroupPath)>,
+}
+
+impl Remains {
+    pub(super) fn of(facts: &PodFacts) -> Self {
+        let cgroup = facts.made_cgroup.clone().map(|top| (facts.cgroup.clone(), top));
+        Self { id: facts.id.clone(), cgroup }
+    }
+
+    /// Of a pod whose record cannot be read (B17): what its ID alone names.
+    pub(super) fn by_id(id: &PodId) -> Self {
+        let cgroup = CgroupPath::new(&own_cgroup(id)).ok().map(|path| (path.clone(), path));
+        Self { id: id.clone(), cgroup }
+    }
+}
+
+/// The cgroup of a pod for which the client names none.
+fn own_cgroup(id: &PodId) -> String {
+    format!("/podd-pod-{id}")
 }
 
 pub(super) fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Pods;
 use super::error::{PodError, Stage};
 use super::names::Claim;
+use super::resources::Remains;
 use super::sandbox::{Pod, PodFacts, PodRecord, PodRequest, PodStage, RECORD_VERSION};
 use super::state::{PodState, now};
 use crate::id::PodId;
@@ -60,7 +61,7 @@ impl Pods {
                 Ok(id)
             }
             Err(error) => {
-                self.undo_or_retry(facts).await;
+                self.undo_or_retry(Remains::of(&facts)).await;
                 Err(error)
             }
         }

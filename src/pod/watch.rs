@@ -64,7 +64,7 @@ impl Pods {
     /// Frees the runtime's state and the cgroup of a container that has ended. A removal does so as well, if this fails.
     async fn forget(&self, container: &Container) {
         let _transition = container.pod.transition.lock().await;
-        if let Err(error) = self.delete_from_runtime(&container.facts).await {
+        if let Err(error) = self.delete(container.facts.id.as_str()).await {
             tracing::warn!(container = %container.facts.id, "{}", chain(&error));
         }
     }

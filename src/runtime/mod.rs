@@ -172,11 +172,6 @@ impl Runtime {
         self.kind
     }
 
-    /// Whether it keeps state of that container. Looks at its directory, without running it.
-    pub fn knows(&self, id: &str) -> bool {
-        self.root.join(id).exists()
-    }
-
     /// The version that it told.
     pub fn version(&self) -> &str {
         &self.version

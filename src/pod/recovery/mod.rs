@@ -4,7 +4,6 @@
 //! It reads the records, looks at the node, decides by [`plan`], and acts. One broken record stops neither the others nor
 //! the daemon (B17): it is logged, and what belongs to its ID is undone.
 
-mod damaged;
 mod plan;
 
 use std::collections::HashSet;
@@ -14,8 +13,10 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
+use super::bundle::cgroup_of;
 use super::container::{ContainerRecord, ContainerStage};
 use super::error::{PodError, chain};
+use super::resources::Remains;
 use super::sandbox::{Pod, PodRecord};
 use super::state::{ContainerState, now};
 use super::{OpenError, Pods};
@@ -76,19 +77,13 @@ async fn recover_pod(pods: &Arc<Pods>, id: &PodId) {
 }
 
 async fn undo_pod(pods: &Arc<Pods>, id: &PodId) {
-    match read::<PodRecord>(&pods.paths.pod(id).record()) {
-        Some(record) => pods.undo_or_retry(record.facts).await,
-        None => {
-            for error in pods.undo_pod_by_id(id).await {
-                tracing::warn!(pod = %id, "undoing a pod without a readable record: {}", chain(&error));
-            }
-        }
-    }
+    let record = read::<PodRecord>(&pods.paths.pod(id).record());
+    pods.undo_or_retry(record.map_or_else(|| Remains::by_id(id), |record| Remains::of(&record.facts))).await;
 }
 
 async fn recover_container(pods: &Arc<Pods>, id: &ContainerId) {
     let Some(record) = read::<ContainerRecord>(&pods.paths.container(id).record()) else {
-        return report(id, pods.undo_container_by_id(id).await);
+        return report(id, pods.undo_container(id, cgroup_of(&pods.paths.container(id).dir)).await);
     };
     let pod = pods.pod(record.facts.name.pod.as_str());
     let observed = observe(pods, &record).await;
@@ -100,7 +95,9 @@ async fn recover_container(pods: &Arc<Pods>, id: &ContainerId) {
             container.claim();
             pods.record_state(&container);
         }
-        (ContainerPlan::Undo, _) | (_, Err(_)) => report(id, pods.undo_container(&record.facts).await),
+        (ContainerPlan::Undo, _) | (_, Err(_)) => {
+            report(id, pods.undo_container(id, Some(record.facts.cgroup)).await)
+        }
     }
 }
 

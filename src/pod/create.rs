@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use oci_spec::image::ImageConfiguration;
-use podd_monitor::protocol::{CONSOLE_SOCKET, Overlay, Settings};
+use podd_monitor::protocol::{Overlay, Settings};
 
+use super::bundle::Bundle;
 use super::container::{
     Container, ContainerFacts, ContainerName, ContainerRecord, ContainerRequest, ContainerStage,
 };
@@ -31,8 +30,6 @@ use crate::spec::observe;
 use crate::spec::user::{self, ResolvedUser, UserRequest};
 use crate::spec::{self, Namespaces, PodFiles, SpecError, SpecInput};
 
-/// How long the runtime may take for a create; the kubelet gives up after two minutes.
-pub(super) const CREATE_TIMEOUT: Duration = Duration::from_secs(110);
 /// The largest `/etc/passwd` or `/etc/group` of an image that is read, in bytes.
 const USER_FILE_MAX: u64 = 4 << 20;
 
@@ -241,39 +238,23 @@ impl Pods {
 
     fn monitor_settings(&self, draft: &Draft<'_>, rootfs: RootFs) -> Settings {
         let (facts, paths) = (&draft.facts, self.paths.container(&draft.facts.id));
-        let id = facts.id.as_str();
-        let console = facts.config.tty.then(|| Path::new(CONSOLE_SOCKET));
-        Settings {
-            container_id: id.to_owned(),
-            cgroup_procs: self
-                .monitor_cgroup
-                .iter()
-                .flat_map(|path| self.cgroups.procs_files(path))
-                .collect(),
-            mount_point: self.paths.private_mount_point(),
+        let bundle = Bundle {
+            id: facts.id.as_str(),
+            dir: &paths.dir,
+            exit: paths.exit,
+            cgroup: &facts.cgroup,
             overlay: Overlay {
                 lower: rootfs.lower,
                 upper: rootfs.upper,
                 work: rootfs.work,
                 options: Vec::new(),
             },
-            create: draft.runtime.create_argv(
-                id,
-                &paths.dir,
-                &paths.pid_file(),
-                &paths.runtime_log(),
-                console,
-            ),
-            delete: draft.runtime.delete_argv(id),
-            pid_file: paths.pid_file(),
-            runtime_log: paths.runtime_log(),
-            create_timeout: CREATE_TIMEOUT,
             terminal: facts.config.tty,
+        };
+        Settings {
             stdin: facts.config.stdin,
             log_path: facts.log_path.clone(),
-            exit_file: paths.exit,
-            oom_file: self.cgroups.oom_file(&facts.cgroup).unwrap_or_default(),
-            state_dir: paths.dir,
+            ..self.settings(draft.runtime, bundle)
         }
     }
 
@@ -337,9 +318,4 @@ fn devices(config: &ContainerConfig) -> Result<Vec<spec::HostDevice>, PodError> 
         found.extend(nodes.into_iter().map(|node| (node.path.clone(), node)));
     }
     Ok(found.into_values().collect())
-}
-
-/// The image's signal to stop with, for [`signal`].
-pub(super) fn image_signal(image: &ImageConfiguration) -> Option<String> {
-    image.config().as_ref().and_then(|config| config.stop_signal().clone())
 }

@@ -145,12 +145,4 @@ impl ContainerPaths {
     pub(super) fn spec(&self) -> PathBuf {
         self.dir.join("config.json")
     }
-
-    pub(super) fn pid_file(&self) -> PathBuf {
-        self.dir.join("pid")
-    }
-
-    pub(super) fn runtime_log(&self) -> PathBuf {
-        self.dir.join("runtime.log")
-    }
 }

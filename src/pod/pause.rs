@@ -8,10 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use podd_monitor::protocol::{Overlay, Settings};
+use podd_monitor::protocol::Overlay;
 
 use super::Pods;
-use super::create::CREATE_TIMEOUT;
+use super::bundle::Bundle;
 use super::error::{Cause, PodError, Stage, chain};
 use super::resources::absent_is_fine;
 use super::sandbox::{Pod, PodFacts, PodStage};
@@ -89,30 +89,15 @@ impl Pods {
         stage.check(self.write_pause(facts))?;
         let (id, dir) = (pause_id(&facts.id), paths.pause());
         let cgroup = path_for(&facts.cgroup, &id);
-        let settings = Settings {
-            cgroup_procs: self
-                .monitor_cgroup
-                .iter()
-                .flat_map(|path| self.cgroups.procs_files(path))
-                .collect(),
-            mount_point: self.paths.private_mount_point(),
-            overlay: Overlay {
-                lower: vec![dir.join("lower")],
-                upper: dir.join("upper"),
-                work: dir.join("work"),
-                options: Vec::new(),
-            },
-            create: runtime.create_argv(&id, &dir, &dir.join("pid"), &dir.join("runtime.log"), None),
-            delete: runtime.delete_argv(&id),
-            pid_file: dir.join("pid"),
-            runtime_log: dir.join("runtime.log"),
-            create_timeout: CREATE_TIMEOUT,
-            exit_file: dir.join("exit"),
-            oom_file: self.cgroups.oom_file(&cgroup).unwrap_or_default(),
-            state_dir: dir,
-            container_id: id.clone(),
-            ..Default::default()
+        let overlay = Overlay {
+            lower: vec![dir.join("lower")],
+            upper: dir.join("upper"),
+            work: dir.join("work"),
+            options: Vec::new(),
         };
+        let exit = dir.join("exit");
+        let bundle = Bundle { id: &id, dir: &dir, exit, cgroup: &cgroup, overlay, terminal: false };
+        let settings = self.settings(runtime, bundle);
         let launch = Launch { binary: self.monitor.clone(), settings };
         let stage = Stage::begin("creating the pause container", &facts.name);
         let created = stage.check(monitor::launch(&launch).await)?;

@@ -2,7 +2,6 @@
 
 use oci_spec::image::ImageConfiguration;
 
-use super::create::image_signal;
 use super::error::PodError;
 use crate::api::{ContainerConfig, Signal};
 
@@ -21,7 +20,7 @@ pub(super) fn to_stop(config: &ContainerConfig, image: &ImageConfiguration) -> R
         let number = number_of(asked.as_str_name()).unwrap_or(SIGTERM);
         return Ok((number, asked.into()));
     }
-    let number = match image_signal(image) {
+    let number = match image.config().as_ref().and_then(|config| config.stop_signal().clone()) {
         Some(name) if !name.is_empty() => number_of(&name).ok_or_else(|| {
             PodError::invalid("config.image", format!("its stop signal {name:?} is not a signal"))
         })?,

@@ -20,6 +20,8 @@ const SIGKILL: i32 = 9;
 const KILL_LIMIT: Duration = Duration::from_secs(100);
 /// How often what survived SIGKILL is looked for again.
 const KILL_PERIOD: Duration = Duration::from_millis(500);
+/// The first and the longest pause before an init is looked at again that cannot receive its stop signal yet.
+const DEAF_PERIODS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 /// Far enough in the future for a grace without end, near enough to be added to an instant.
 const GRACE_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -42,7 +44,10 @@ impl Pods {
         });
         match container.state() {
             ContainerState::Exited(_) => return Ok(()),
-            ContainerState::Running { .. } if first && !grace.is_zero() => self.ask_to_stop(&container),
+            ContainerState::Running { .. } if first && !grace.is_zero() => tokio::select! {
+                () = self.ask_to_stop(&container) => {}
+                () = self.grace(&container) => {}
+            },
             ContainerState::Running { .. } => {}
             // It has not run, so there is nothing to ask.
             ContainerState::Created => container.stop.send_modify(|phase| *phase = StopPhase::Killing),
@@ -116,7 +121,14 @@ impl Pods {
         Ok(())
     }
 
-    fn ask_to_stop(&self, container: &Container) {
+    /// Sends the stop signal, once. The kernel keeps from the init of a PID namespace what it has no handler for
+    /// (pid_namespaces(7)), and a program that was started a moment ago has none yet: the signal waits until it has.
+    async fn ask_to_stop(&self, container: &Container) {
+        let (mut pause, longest) = DEAF_PERIODS;
+        while container.facts.own_pid_namespace && container.process.is_deaf_to(container.facts.stop_signal) {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(longest);
+        }
         tracing::info!(container = %container.facts.id, signal = container.facts.stop_signal, "stopping");
         if let Err(error) = container.process.signal(container.facts.stop_signal) {
             tracing::warn!(container = %container.facts.id, "sending the stop signal: {error}");

@@ -75,6 +75,18 @@ impl Process {
         }
     }
 
+    /// Whether a signal would have no effect on it if it is the init of a PID namespace: it neither catches nor blocks it.
+    /// Not known counts as no.
+    pub fn is_deaf_to(self, signal: i32) -> bool {
+        let Ok(bit) = u32::try_from(signal - 1) else { return false };
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        // SIGKILL and SIGSTOP cannot be caught and need not be.
+        !matches!(signal, libc::SIGKILL | libc::SIGSTOP)
+            && ["SigCgt", "SigBlk"]
+                .iter()
+                .all(|name| signal_mask(&status, name).is_some_and(|mask| mask >> bit & 1 == 0))
+    }
+
     /// Waits until it has ended.
     pub async fn ended(self) -> io::Result<()> {
         let Some(pidfd) = self.open()? else { return Ok(()) };
@@ -92,6 +104,12 @@ impl Process {
     }
 }
 
+/// One of the signal masks in proc_pid_status(5).
+fn signal_mask(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
 /// Lets the async pool wait until a descriptor, such as a pidfd, can be read.
 pub fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` gives the same descriptor as long as it lives, and `AsyncFd` closes it only after its
@@ -101,7 +119,8 @@ pub fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Command, id};
+    use std::io::Read;
+    use std::process::{Command, Stdio, id};
 
     use super::*;
 
@@ -123,6 +142,26 @@ mod tests {
         assert!(!process.is_alive());
         process.signal(9).unwrap();
         process.ended().await.unwrap();
+    }
+
+    #[test]
+    fn a_process_is_deaf_to_what_it_neither_catches_nor_blocks() {
+        let mut shell = Command::new("bash");
+        let mut child = shell
+            .args(["-c", "trap : TERM; echo ready; read"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let started = start_time(child.id()).unwrap().unwrap();
+        let process = Process { pid: child.id(), start_time: started };
+        child.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
+        let deaf_to = [libc::SIGTERM, libc::SIGUSR1, libc::SIGKILL, libc::SIGSTOP, 64, 0]
+            .map(|n| process.is_deaf_to(n));
+        assert_eq!(deaf_to, [false, true, false, false, true, false]);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!process.is_deaf_to(libc::SIGUSR1), "nobody is there to be deaf");
     }
 
     #[test]

@@ -295,3 +295,15 @@ async fn with_the_hosts_pids_what_a_container_leaves_behind_is_killed() {
     .await;
     node.finish().await;
 }
+
+/// A program that was started a moment ago has no handler yet, and an init without one never sees the signal.
+#[tokio::test]
+async fn b9_a_stop_right_after_the_start_is_heard() {
+    let mut node = Node::start().await;
+    let pod = node.run_pod(PodSpec::new(&node, "stop")).await;
+    let script = "sleep 0.5; trap 'exit 3' TERM; while :; do sleep 0.05; done";
+    let id = node.run(&pod, ContainerSpec::script("c", script)).await;
+    node.stop_container(&id, 60).await.unwrap();
+    assert_eq!(node.container_status(&id).await.unwrap().exit_code, 3);
+    node.finish().await;
+}

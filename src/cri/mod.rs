@@ -1,7 +1,7 @@
 //! The edge: converts requests, calls `pod` and `image`, renders answers, and nothing else.
 //!
 //! [`serve`] owns the socket and the life of the server. Reads answer from published views and wait for no operation;
-//! what changes something runs detached from the client's connection ([`operations`]).
+//! what changes something runs detached from the client's connection (`operations.rs`).
 
 mod authority;
 mod containers;

@@ -1,8 +1,9 @@
 //! The edge: converts requests, calls `pod` and `image`, renders answers, and nothing else.
 //!
 //! [`serve`] owns the socket and the life of the server. Reads answer from published views and wait for no operation;
-//! what changes something runs detached from the client's connection ([`operations`]).
+//! what changes something runs detached from the client's connection (`operations.rs`).
 
+mod authority;
 mod containers;
 mod error;
 mod images;
@@ -20,12 +21,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 use crate::api::image_service_server::ImageServiceServer;
 use crate::api::runtime_service_server::RuntimeServiceServer;
 use crate::pod::Pods;
+use authority::Tolerant;
 pub use listen::ListenError;
 use operations::Operations;
 
@@ -72,7 +75,7 @@ pub async fn serve(
         .add_service(ImageServiceServer::new(service).max_decoding_message_size(MESSAGE_MAX))
         .add_service(health_service)
         .serve_with_incoming_shutdown(
-            UnixListenerStream::new(listener),
+            UnixListenerStream::new(listener).map(|client| client.map(Tolerant::new)),
             async move { stopping.stopping().await },
         );
     let mut server = tokio::spawn(server);

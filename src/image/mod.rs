@@ -1,7 +1,7 @@
 //! Images: references and registries, layers and the store that keeps them, and the root file systems made of them.
 //!
 //! [`Images`] is what the rest of podd sees. A pull goes `registry` (fetch) -> `extract` (unpack and verify) -> `store`
-//! (commit); the way of one is told in [`pull`].
+//! (commit); the way of one is told in `pull.rs`.
 
 pub mod digest;
 mod error;

@@ -3,7 +3,7 @@
 //! [`Pods`] owns all of them. A mutating operation takes its pod's `transition` lock for as long as it changes something,
 //! writes its intent to the record before the first effect, and publishes the new state when it is true. Readers see the
 //! published states and wait for nothing. The lock is not held across grace periods or exec. Exits come as events from the
-//! monitors ([`watch`]) and need no lock.
+//! monitors (`watch.rs`) and need no lock.
 //!
 //! ```text
 //!   run.rs create.rs start.rs stop.rs remove.rs exec.rs     one file per transition

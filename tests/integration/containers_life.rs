@@ -307,3 +307,18 @@ async fn b9_a_stop_right_after_the_start_is_heard() {
     assert_eq!(node.container_status(&id).await.unwrap().exit_code, 3);
     node.finish().await;
 }
+
+/// A zombie in a container's PID namespace keeps it from ending, and whoever waits for it.
+#[tokio::test]
+async fn b10_what_failed_execs_leave_does_not_hold_a_stop() {
+    let (mut node, pod) = start().await;
+    let id = node.run(&pod, ContainerSpec::waiting("c")).await;
+    node.exec(&id, "sleep 30 & sleep 30", 1).await.unwrap_err();
+    let nothing = vec!["no-such-command".to_owned()];
+    let request = api::ExecSyncRequest { container_id: id.clone(), cmd: nothing, timeout: 10 };
+    node.runtime.exec_sync(request).await.unwrap_err();
+    let begun = Instant::now();
+    node.stop_container(&id, 0).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(5), "the stop took {:?}", begun.elapsed());
+    node.finish().await;
+}

@@ -14,9 +14,9 @@ cd "$(dirname "$0")/.."
 
 PACKAGES=(
     apache2-utils busybox-static ca-certificates containernetworking-plugins crun docker-registry gcc iproute2 iptables
-    libc6-dev nginx procps runc shellcheck
+    libc6-dev nginx openssl procps runc shellcheck skopeo
 )
-SCRIPTS=(contrib/demo.sh contrib/lib/image.sh contrib/lib/namespace.sh contrib/lib/tools.sh tests/run.sh .ci/run)
+SCRIPTS=(contrib/build.sh contrib/demo.sh contrib/lib/image.sh contrib/lib/namespace.sh contrib/lib/tools.sh tests/run.sh .ci/run)
 # One test binary that takes longer than this hangs.
 TEST_LIMIT=900
 

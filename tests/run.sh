@@ -11,12 +11,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=contrib/lib/tools.sh
 . contrib/lib/tools.sh
+# shellcheck source=contrib/lib/monitor.sh
+. contrib/lib/monitor.sh
 
 PACKAGES=(
     apache2-utils busybox-static ca-certificates containernetworking-plugins crun docker-registry gcc iproute2 iptables
     libc6-dev nginx openssl procps runc shellcheck skopeo
 )
-SCRIPTS=(contrib/build.sh contrib/demo.sh contrib/lib/image.sh contrib/lib/namespace.sh contrib/lib/tools.sh tests/run.sh .ci/run)
+SCRIPTS=(contrib/build.sh contrib/demo.sh contrib/lib/image.sh contrib/lib/monitor.sh contrib/lib/namespace.sh contrib/lib/tools.sh tests/run.sh .ci/run)
 # One test binary that takes longer than this hangs.
 TEST_LIMIT=900
 
@@ -148,6 +150,8 @@ build() {
     # The tests wait more than they compute.
     export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) * 2))}
     check "build" cargo build --quiet --workspace || exit 1
+    check "static monitor" build_monitor --quiet || exit 1
+    export PODD_TEST_MONITOR=$MONITOR
 }
 
 unit() {

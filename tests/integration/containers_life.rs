@@ -322,3 +322,13 @@ async fn b10_what_failed_execs_leave_does_not_hold_a_stop() {
     assert!(begun.elapsed() < Duration::from_secs(5), "the stop took {:?}", begun.elapsed());
     node.finish().await;
 }
+
+/// Otherwise the end of a container flushes the node's whole file system.
+#[tokio::test]
+async fn the_root_file_system_is_not_flushed_at_the_end() {
+    let (mut node, pod) = start().await;
+    let id = node.run(&pod, ContainerSpec::waiting("c")).await;
+    let root = node.exec_ok(&id, "grep ' / ' /proc/mounts").await;
+    assert!(root.contains("overlay") && root.contains("volatile"), "{root}");
+    node.finish().await;
+}

@@ -30,6 +30,8 @@ pub struct Names {
     pub subnet: String,
     /// The parent of all cgroups of the node.
     pub cgroup_parent: String,
+    /// The daemon's binary.
+    pub binary: PathBuf,
 }
 
 impl Names {
@@ -40,6 +42,7 @@ impl Names {
             bridge: format!("pt{tag}"),
             subnet: format!("10.{}.{}", 128 + number % 120, number >> 8 & 0xff),
             cgroup_parent: format!("/podd-test-{tag}"),
+            binary: env!("CARGO_BIN_EXE_podd").into(),
             tag,
         }
     }
@@ -116,6 +119,13 @@ impl Node {
         Self::start_named(names, more).await
     }
 
+    /// The same with another daemon.
+    pub async fn start_binary(binary: PathBuf) -> Self {
+        let names = Names { binary, ..Names::new() };
+        names.write_cni_conf();
+        Self::start_named(names, "").await
+    }
+
     /// A node without a CNI configuration.
     pub async fn start_without_network() -> Self {
         Self::start_named(Names::new(), "").await
@@ -141,6 +151,11 @@ impl Node {
     /// Notes a pod's ID for the search of leftovers.
     pub fn remember(&self, pod: &str) {
         self.pods.lock().unwrap().push(pod.to_owned());
+    }
+
+    /// The daemon's process.
+    pub fn daemon_pid(&self) -> u32 {
+        self.daemon.id()
     }
 
     /// The daemon's log so far.
@@ -318,7 +333,7 @@ fn crictl_path() -> PathBuf {
 impl Names {
     fn spawn(&self) -> Child {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.daemon_log()).unwrap();
-        Command::new(env!("CARGO_BIN_EXE_podd"))
+        Command::new(&self.binary)
             .args(["serve", "--config"])
             .arg(self.config_file())
             .stdin(Stdio::null())
@@ -329,11 +344,12 @@ impl Names {
     }
 
     fn config(&self) -> String {
+        let level = std::env::var("PODD_TEST_LOG").unwrap_or_else(|_| "debug".to_owned());
         let (dir, run, runtime) = (self.dir(), self.run_dir(), oci_runtime());
         let (dir, run, path) = (dir.display(), run.display(), program(&runtime));
         format!(
             "root = \"{dir}/root\"\nrun_dir = \"{run}\"\nsocket = \"{run}/podd.sock\"\n\
-             default_runtime = \"{runtime}\"\ncgroup_driver = \"cgroupfs\"\nlog_level = \"debug\"\n\
+             default_runtime = \"{runtime}\"\ncgroup_driver = \"cgroupfs\"\nlog_level = \"{level}\"\n\
              [runtimes.{runtime}]\npath = \"{}\"\nroot = \"{run}/{runtime}\"\n\
              [monitor]\ncgroup = \"{}-monitors\"\n\
              [network]\nconf_dir = \"{dir}/cni-conf\"\nplugin_dirs = [\"/opt/cni/bin\", \"/usr/lib/cni\"]\n\

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use podd_monitor::protocol::{Settings, Stage};
+use podd_monitor::protocol::{Report, Settings, Stage};
 
 use crate::child::{Create, start_quietly};
 use crate::control::Connection;
@@ -42,7 +42,7 @@ impl From<Failure> for NotCreated {
 /// Runs `<runtime> create`. What it leaves behind when it fails is for [`undo`].
 pub(crate) fn create(
     settings: &Settings,
-    daemon: &Connection,
+    daemon: &mut Connection,
     reaper: &mut Reaper,
     oom_score: Option<&str>,
 ) -> Result<Container, NotCreated> {
@@ -50,6 +50,7 @@ pub(crate) fn create(
     let mut console = settings.terminal.then(|| Console::open(&settings.state_dir)).transpose()?;
     let console_path = console.as_ref().map(Console::path);
     let runtime = Create::start(settings, child_streams, console_path.as_deref(), oom_score)?;
+    join_cgroups(settings, daemon);
 
     let mut waiting = Waiting {
         runtime: &runtime,
@@ -76,6 +77,17 @@ pub(crate) fn create(
         streams.stdout = Some(terminal.ok_or_else(missing)?);
     }
     Ok(Container { pid, start_time, streams })
+}
+
+/// Joins the monitors' cgroups while the runtime is at work: the kernel may take ten milliseconds for it, because every
+/// process must have noticed before one can move.
+fn join_cgroups(settings: &Settings, daemon: &mut Connection) {
+    for path in &settings.cgroup_procs {
+        if let Err(error) = fs::write(path, "0") {
+            let text = format!("join the cgroup {}: {error}", path.display());
+            let _ = daemon.send(&Report::Warning(text));
+        }
+    }
 }
 
 /// The time between the runtime's start and its end.

@@ -36,7 +36,6 @@ pub(crate) fn run() -> io::Result<()> {
     let Ok(mut settings) = receive_settings(&mut daemon) else {
         return Ok(());
     };
-    join_cgroups(&settings, &mut daemon);
     oversee(&mut settings, daemon, &mut reaper, oom_score.as_deref());
     let _ = fs::remove_file(settings.state_dir.join(CONTROL_SOCKET));
     Ok(())
@@ -56,15 +55,6 @@ fn receive_settings(daemon: &mut Connection) -> Result<Settings, Closed> {
                 let _ = poll(&mut [Poll::input(daemon)], None);
                 daemon.receive()?;
             }
-        }
-    }
-}
-
-fn join_cgroups(settings: &Settings, daemon: &mut Connection) {
-    for path in &settings.cgroup_procs {
-        if let Err(error) = fs::write(path, "0") {
-            let text = format!("join the cgroup {}: {error}", path.display());
-            let _ = daemon.send(&Report::Warning(text));
         }
     }
 }

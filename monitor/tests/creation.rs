@@ -104,7 +104,6 @@ fn what_fails_before_the_runtime_is_named() {
 
     stage.settings.log_path = stage.path("no-directory/log");
     let mut monitor = stage.launch();
-    let _ = monitor.client.report();
     assert_eq!(failure(&mut monitor).0, Step::Log);
 }
 

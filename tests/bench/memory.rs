@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::{Daemon, Life, MANY, Network, start};
 
-/// How long nothing happens.
+/// How long nothing happens before what is held counts, and then while wake-ups are counted.
+const SETTLING: Duration = Duration::from_secs(30);
 const IDLE: Duration = Duration::from_secs(25);
 
 /// Runs many pods, and tells what they cost to have.
@@ -19,8 +20,8 @@ pub async fn report(name: &str, daemon: &Daemon) {
         let (pod, container) = (daemon.pod(Network::Host), daemon.container.clone());
         start(&mut client, pod, container, &mut Life::begin()).await;
     }
-    // What a burst has taken is given back when all has been quiet for a moment.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    // What a burst has taken is given back, and what it has woken sleeps again, when all has been quiet for a while.
+    tokio::time::sleep(SETTLING).await;
     let monitors = monitors(&daemon.node.names.tag);
     let (with, of_monitors) = (pss(pid), monitors.iter().map(|pid| pss(*pid)).sum::<u64>());
     let before_idle = wakeups(pid);
@@ -65,7 +66,8 @@ fn monitors(tag: &str) -> Vec<u32> {
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
         let mut files = descriptors.filter_map(|entry| fs::read_link(entry.path()).ok());
         binary.ends_with("podd-monitor")
-            && (lock.to_string_lossy().contains(tag) || files.any(|file| file.to_string_lossy().contains(tag)))
+            && (lock.to_string_lossy().contains(tag)
+                || files.any(|file| file.to_string_lossy().contains(tag)))
     })
     .collect()
 }

@@ -3,7 +3,14 @@
 //!
 //! `PODD_TEST_RUNTIME` names the runtime, `PODD_BENCH_ROUNDS` the number of pods one at a time, `PODD_BENCH_PODD` the podd
 //! as it is released; `PODD_BENCH_AGAINST` is a second podd that takes its turns as well, for a before and after.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::large_futures, unreachable_pub, dead_code, unused_imports)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::large_futures,
+    unreachable_pub,
+    dead_code,
+    unused_imports
+)]
 
 #[path = "../integration/common/mod.rs"]
 mod common;
@@ -207,20 +214,25 @@ async fn empty_call(daemon: &Daemon, rounds: usize) -> f64 {
 async fn one_at_a_time(daemons: &[(&str, Daemon)], floor: &Floor, network: Network, rounds: usize) {
     let mut lives = vec![Vec::new(); daemons.len() + 1];
     for round in 0..=rounds {
-        let mut turn = vec![block_in_place(|| floor.live(network))];
-        for (_, daemon) in daemons {
-            turn.push(daemon.live(network).await);
-        }
-        // The first round finds cold caches.
-        if round > 0 {
-            lives.iter_mut().zip(turn).for_each(|(lives, life)| lives.push(life));
+        // To and fro: what one leaves to the kernel to clean up, the next one feels.
+        for turn in 0..lives.len() {
+            let who = if round % 2 == 0 { turn } else { lives.len() - 1 - turn };
+            let life = match who.checked_sub(1) {
+                None => block_in_place(|| floor.live(network)),
+                Some(daemon) => daemons[daemon].1.live(network).await,
+            };
+            // The first round finds cold caches.
+            if round > 0 {
+                lives[who].push(life);
+            }
         }
     }
     print!("\n{network:?} network, one at a time\n{:18} {:>9}", "", "floor");
     daemons.iter().for_each(|(name, _)| print!(" {name:>9} {:>9}", "added"));
     println!();
     let rows = CALLS.iter().enumerate().map(|(n, call)| (*call, n..n + 1));
-    for (call, steps) in rows.chain([("start of a pod", 0..START), ("end of a pod", START + 1..CALLS.len())]) {
+    for (call, steps) in rows.chain([("start of a pod", 0..START), ("end of a pod", START + 1..CALLS.len())])
+    {
         let medians: Vec<f64> = lives
             .iter()
             .map(|lives| median(lives.iter().map(|life| life.steps[steps.clone()].iter().sum()).collect()))

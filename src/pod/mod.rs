@@ -38,7 +38,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::OnceCell;
+use tokio::sync::{Notify, OnceCell};
 
 use crate::cgroup::{CgroupPath, Cgroups};
 use crate::config::Config;
@@ -76,6 +76,8 @@ pub struct Pods {
     container_names: Arc<Names<ContainerName, ContainerId>>,
     /// Pods that are not to be and could not be undone yet.
     unfinished: Mutex<Vec<PodFacts>>,
+    /// Something was made, or could not be undone: the background has to look at it.
+    attention: Notify,
 }
 
 /// The node cannot hold pods.
@@ -115,6 +117,7 @@ impl Pods {
             pod_names: Names::new(),
             container_names: Names::new(),
             unfinished: Mutex::default(),
+            attention: Notify::new(),
             config,
         });
         if let Some(Err(error)) = pods.monitor_cgroup.as_ref().map(|cgroup| pods.cgroups.create(cgroup)) {

@@ -10,8 +10,10 @@ use std::io;
 use std::time::Duration;
 
 use rustix::process::{Pid, WaitId, WaitIdOptions};
+use tokio::signal::unix::{SignalKind, signal};
 
-/// The time between two looks: long beside any wait of the daemon's own, short beside what zombies cost.
+/// The time from a child's end to the look at it, and so between two looks: long beside any wait of the daemon's own, short
+/// beside what zombies cost.
 const PERIOD: Duration = Duration::from_secs(20);
 
 /// Makes this process a subreaper. Whoever calls this must also keep [`reap_orphans`] running.
@@ -19,10 +21,14 @@ pub fn become_subreaper() -> io::Result<()> {
     Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
 }
 
-/// Reaps, now and then and for ever, the orphans that nobody waits for.
-pub async fn reap_orphans() -> Infallible {
+/// Reaps for ever the orphans that nobody waits for. Sleeps while no child of the daemon ends.
+pub async fn reap_orphans() -> io::Result<Infallible> {
+    let mut ends = signal(SignalKind::child())?;
     let mut seen = HashSet::new();
     loop {
+        if seen.is_empty() {
+            ends.recv().await;
+        }
         tokio::time::sleep(PERIOD).await;
         seen = sweep(&seen);
     }

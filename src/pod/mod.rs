@@ -41,7 +41,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::OnceCell;
+use tokio::sync::{Notify, OnceCell};
 
 use crate::cgroup::{CgroupPath, Cgroups};
 use crate::config::Config;
@@ -80,6 +80,8 @@ pub struct Pods {
     container_names: Arc<Names<ContainerName, ContainerId>>,
     /// Pods that are not to be and could not be undone yet.
     unfinished: Mutex<Vec<Remains>>,
+    /// Something was made, or could not be undone: the background has to look at it.
+    attention: Notify,
 }
 
 /// The node cannot hold pods.
@@ -119,6 +121,7 @@ impl Pods {
             pod_names: Names::new(),
             container_names: Names::new(),
             unfinished: Mutex::default(),
+            attention: Notify::new(),
             config,
         });
         if let Some(Err(error)) = pods.monitor_cgroup.as_ref().map(|cgroup| pods.cgroups.create(cgroup)) {

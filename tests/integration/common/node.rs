@@ -120,6 +120,7 @@ impl Node {
     }
 
     /// The same with another daemon.
+    #[allow(dead_code, reason = "only tests/bench measures other builds")]
     pub async fn start_binary(binary: PathBuf) -> Self {
         let names = Names { binary, ..Names::new() };
         names.write_cni_conf();
@@ -154,6 +155,7 @@ impl Node {
     }
 
     /// The daemon's process.
+    #[allow(dead_code, reason = "only tests/bench measures memory")]
     pub fn daemon_pid(&self) -> u32 {
         self.daemon.id()
     }

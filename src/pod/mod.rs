@@ -38,7 +38,8 @@ mod watch;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, OnceCell};
@@ -212,7 +213,7 @@ impl Pods {
 
 fn prepare(paths: &Paths) -> Result<(), OpenError> {
     for directory in [paths.pods(), paths.containers(), paths.exits(), paths.mounts()] {
-        fs::create_dir_all(&directory).map_err(OpenError::new(format!("make {}", directory.display())))?;
+        for_root_alone(&directory).map_err(OpenError::new(format!("make {}", directory.display())))?;
     }
     let mounts = paths.mounts();
     let private = sys::mount::ensure_private_mount(&mounts);
@@ -222,6 +223,12 @@ fn prepare(paths: &Paths) -> Result<(), OpenError> {
     }
     let shared = sys::mount::ensure_shared_mount(paths.netns_dir());
     shared.map_err(OpenError::new(format!("make {} a shared mount", paths.netns_dir().display())))
+}
+
+/// Makes a directory that only root looks into: the environment of containers, which is in them, may hold secrets.
+fn for_root_alone(directory: &Path) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o700))
 }
 
 /// The monitor's binary: as configured, else beside podd's own.

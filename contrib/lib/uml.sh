@@ -19,8 +19,17 @@ if [ "$$" -ne 1 ]; then
         printf '%q ' "$@"
         printf ')\n'
     } >"$job/job.sh"
+    # Its console ends lines as a terminal does.
+    mkfifo "$job/console"
+    sed -u 's|\r$||' <"$job/console" &
+    filter=$!
     TMPDIR=$job linux.uml mem=3G rootfstype=hostfs rootflags=/ rw init="$self" PODD_JOB="$job" loglevel=1 \
-        con=null con0=null,fd:1 </dev/null 2>"$job/boot" | sed -u 's|\r$||'
+        con=null con0=null,fd:1 </dev/null >"$job/console" 2>"$job/boot" &
+    kernel=$!
+    # Told to end, this kernel ends its processes and itself.
+    trap 'kill "$kernel" 2>/dev/null || true' INT TERM HUP
+    wait "$kernel" || wait "$kernel" || true
+    wait "$filter" || true
     [ -s "$job/status" ] || { tail -n 5 "$job/boot" >&2; echo "user-mode-linux ended before the command" >&2; exit 1; }
     exit "$(cat "$job/status")"
 fi

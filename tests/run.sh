@@ -107,10 +107,16 @@ traces() {
     } | sort -u
 }
 
+# Compares with what was there before. The kernel takes a moment to remove the links of a namespace.
+left_behind() {
+    traces | comm -13 "$work/before" -
+}
+
 nothing_is_left() {
     local left
-    left=$(traces | comm -13 "$work/before" -)
-    [ -z "$left" ] || { echo "left behind:"; echo "$left"; return 1; }
+    wait_for 10 eval '[ -z "$(left_behind)" ]' && return 0
+    left=$(left_behind)
+    [ -z "$left" ] || { echo "left behind (or of another run of the tests on this machine):"; echo "$left"; return 1; }
 }
 
 shell_is_clean() {

@@ -69,7 +69,10 @@ clean_up() {
 # Pods outlive the daemon: if it is gone, it has to come back to remove them.
 remove_pods() {
     local pod
-    kill -0 "$daemon" 2>/dev/null || start_daemon
+    if ! crictl version >/dev/null 2>&1; then
+        end_process "$daemon"
+        start_daemon
+    fi
     for pod in $(crictl pods --quiet); do
         crictl stopp "$pod" >/dev/null
         crictl rmp --force "$pod" >/dev/null
@@ -152,7 +155,7 @@ END
 start_daemon() {
     setsid target/dist/podd serve --config "$dir/podd.toml" >>"$dir/podd.log" 2>&1 </dev/null 9>&- &
     daemon=$!
-    wait_for 30 crictl version || die "podd does not answer"
+    wait_for 30 crictl version
 }
 
 write_pod() {
@@ -233,7 +236,7 @@ run_demo() {
         ok "a registry on this machine has a busybox image"
     fi
     write_config
-    start_daemon
+    start_daemon || die "podd does not answer"
     ok "podd runs in $dir"
     crictl pull "$image" >/dev/null || die "$image cannot be pulled"
     ok "$image is pulled"

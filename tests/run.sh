@@ -116,9 +116,14 @@ left_behind() {
 
 nothing_is_left() {
     local left
-    wait_for 10 eval '[ -z "$(left_behind)" ]' && return 0
-    left=$(left_behind)
-    [ -z "$left" ] || { echo "left behind (or of another run of the tests on this machine):"; echo "$left"; return 1; }
+    for _ in {1..50}; do
+        left=$(left_behind)
+        [ -n "$left" ] || return 0
+        sleep 0.2
+    done
+    echo "left behind (or of another run of the tests on this machine):"
+    echo "$left"
+    return 1
 }
 
 shell_is_clean() {

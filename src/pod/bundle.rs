@@ -16,8 +16,8 @@ use crate::runtime::Runtime;
 /// How long the runtime may take for a create; the kubelet gives up after two minutes.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(110);
 
-/// The option by which overlayfs does not flush: otherwise the end of one container flushes the whole file system that its
-/// writable layer is on, and a writable layer is of no use after a power cut anyway.
+/// The option by which overlayfs does not flush (Linux 5.10): otherwise the end of one container flushes the whole file system
+/// that its writable layer is on, and holds the stop meanwhile. The layer ends with the container, and so with a reboot.
 const VOLATILE: &str = "volatile";
 
 /// A directory with a `config.json`, and what surrounds it.

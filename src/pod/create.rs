@@ -247,9 +247,7 @@ impl Pods {
                 lower: rootfs.lower,
                 upper: rootfs.upper,
                 work: rootfs.work,
-                // No flush of the writable layer, neither while the container lives nor, which would hold its stop, when it ends:
-                // the layer ends with the container, and so with a reboot.
-                options: vec!["volatile".to_owned()],
+                options: Vec::new(),
             },
             terminal: facts.config.tty,
         };

@@ -24,7 +24,7 @@ use std::time::Instant;
 use podd::api;
 use podd::api::runtime_service_client::RuntimeServiceClient;
 use tokio::sync::Semaphore;
-use tokio::task::{JoinSet, block_in_place, spawn_blocking};
+use tokio::task::{JoinSet, spawn_blocking};
 use tonic::transport::Channel;
 
 use common::{ContainerSpec, Node, PodSpec};
@@ -218,7 +218,7 @@ async fn one_at_a_time(daemons: &[(&str, Daemon)], floor: &Floor, network: Netwo
         for turn in 0..lives.len() {
             let who = if round % 2 == 0 { turn } else { lives.len() - 1 - turn };
             let life = match who.checked_sub(1) {
-                None => block_in_place(|| floor.live(network)),
+                None => floor.live(network),
                 Some(daemon) => daemons[daemon].1.live(network).await,
             };
             // The first round finds cold caches.

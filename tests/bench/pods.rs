@@ -211,14 +211,14 @@ async fn empty_call(daemon: &Daemon, rounds: usize) -> f64 {
 }
 
 /// The contestants in turns, and a table of medians.
-async fn one_at_a_time(daemons: &[(&str, Daemon)], floor: &Floor, network: Network, rounds: usize) {
+async fn one_at_a_time(daemons: &[(&str, Daemon)], floor: &Arc<Floor>, network: Network, rounds: usize) {
     let mut lives = vec![Vec::new(); daemons.len() + 1];
     for round in 0..=rounds {
         // To and fro: what one leaves to the kernel to clean up, the next one feels.
         for turn in 0..lives.len() {
             let who = if round % 2 == 0 { turn } else { lives.len() - 1 - turn };
             let life = match who.checked_sub(1) {
-                None => floor.live(network),
+                None => by_hand(floor, network).await,
                 Some(daemon) => daemons[daemon].1.live(network).await,
             };
             // The first round finds cold caches.
@@ -250,7 +250,7 @@ async fn many(daemons: &[(&str, Daemon)], floor: &Arc<Floor>, network: Network) 
         let began = Instant::now();
         crowd(|| {
             let floor = Arc::clone(floor);
-            async move { spawn_blocking(move || floor.live(network)).await.unwrap() }
+            async move { by_hand(&floor, network).await }
         })
         .await;
         best[0] = best[0].min(began.elapsed().as_secs_f64());
@@ -263,6 +263,11 @@ async fn many(daemons: &[(&str, Daemon)], floor: &Arc<Floor>, network: Network) 
     print!("{network:?} network, {MANY} whole lives, {AT_A_TIME} at a time: floor {:.2} s", best[0]);
     daemons.iter().zip(&best[1..]).for_each(|((name, _), best)| print!(", {name} {best:.2} s"));
     println!();
+}
+
+async fn by_hand(floor: &Arc<Floor>, network: Network) -> Life {
+    let floor = Arc::clone(floor);
+    spawn_blocking(move || floor.live(network)).await.unwrap()
 }
 
 async fn crowd<F: Future<Output = Life> + Send + 'static>(live: impl Fn() -> F) {

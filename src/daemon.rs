@@ -39,7 +39,8 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<Daemon> {
     let mut background = JoinSet::new();
     background.spawn(Arc::clone(&pods).tend());
     background.spawn(async {
-        runtime::reap_orphans().await;
+        let Err(error) = runtime::reap_orphans().await;
+        tracing::error!("orphans are not reaped: {error}");
     });
     Ok(Daemon { pods, background, _lock: lock })
 }

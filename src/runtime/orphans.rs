@@ -2,6 +2,8 @@
 //!
 //! Other orphans come with that, such as what a CNI plugin left behind. Nobody waits for those, and a zombie is how they
 //! are known: all that somebody waits for is reaped within moments, so what is still there at the next look is nobody's.
+//! The looks follow a death closely: the init of a PID namespace cannot end before the zombies in it are reaped, such as
+//! what crun leaves of a command that it could not start.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -10,19 +12,25 @@ use std::io;
 use std::time::Duration;
 
 use rustix::process::{Pid, WaitId, WaitIdOptions};
+use tokio::signal::unix::{SignalKind, signal};
 
-/// The time between two looks: long beside any wait of the daemon's own, short beside what zombies cost.
-const PERIOD: Duration = Duration::from_secs(20);
+/// The time from a death to a look, and between two looks: long beside any wait of the daemon's own, short beside the
+/// time that somebody has for the end of a container.
+const PERIOD: Duration = Duration::from_secs(1);
 
 /// Makes this process a subreaper. Whoever calls this must also keep [`reap_orphans`] running.
 pub fn become_subreaper() -> io::Result<()> {
     Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
 }
 
-/// Reaps, now and then and for ever, the orphans that nobody waits for.
-pub async fn reap_orphans() -> Infallible {
+/// Reaps, for ever, the orphans that nobody waits for. Sleeps while no child dies.
+pub async fn reap_orphans() -> io::Result<Infallible> {
+    let mut deaths = signal(SignalKind::child())?;
     let mut seen = HashSet::new();
     loop {
+        if seen.is_empty() {
+            deaths.recv().await;
+        }
         tokio::time::sleep(PERIOD).await;
         seen = sweep(&seen);
     }

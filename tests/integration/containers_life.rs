@@ -307,3 +307,18 @@ async fn b9_a_stop_right_after_the_start_is_heard() {
     assert_eq!(node.container_status(&id).await.unwrap().exit_code, 3);
     node.finish().await;
 }
+
+/// What is left of a command that could not be started is a zombie in the container's PID namespace, and holds up its end.
+#[tokio::test]
+async fn b10_a_stop_after_a_failed_command_is_quick() {
+    let mut node = Node::start().await;
+    let pod = node.run_pod(PodSpec::new(&node, "exec")).await;
+    let id = node.run(&pod, ContainerSpec::waiting("c")).await;
+    let cmd = vec!["/nope".to_owned()];
+    let request = api::ExecSyncRequest { container_id: id.clone(), cmd, timeout: 10 };
+    node.runtime.exec_sync(request).await.unwrap_err();
+    let start = Instant::now();
+    node.stop_container(&id, 0).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(15), "the stop took {:?}", start.elapsed());
+    node.finish().await;
+}

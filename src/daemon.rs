@@ -40,7 +40,7 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<Daemon> {
     background.spawn(Arc::clone(&pods).tend());
     background.spawn(async {
         let Err(error) = runtime::reap_orphans().await;
-        tracing::error!("orphans are not reaped: {error}");
+        tracing::error!("watching for orphans: {error}");
     });
     Ok(Daemon { pods, background, _lock: lock })
 }

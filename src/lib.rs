@@ -53,7 +53,7 @@
 //! | one per connection to a monitor | as long as the monitor | carries questions and answers, hears of the end |
 //! | one per living container | until its end | waits for the monitor's word, publishes the exit, has the runtime forget |
 //! | [`pod::Pods::tend`] | for ever | undoes what could not be undone, removes what nobody asked for again, retries DELs |
-//! | [`runtime::reap_orphans`] | for ever | reaps children that nobody waits for |
+//! | [`runtime::reap_orphans`] | for ever | reaps orphans as they die, but for those that an exec waits for |
 //! | a thread of the image store | for ever | empties `trash/` |
 //!
 //! # Channels and locks

@@ -106,7 +106,8 @@ fn serve(config: Config) -> anyhow::Result<()> {
                 _ = interrupt.recv() => {}
             }
         };
-        let daemon = daemon::start(config).await?;
+        // Not on this thread: it gets the orphans, and must have no children of its own making.
+        let daemon = tokio::spawn(daemon::start(config)).await.context("starting")??;
         let ready = || daemon::notify("READY=1");
         cri::serve(daemon.socket(), daemon.pods(), ready, shutdown).await?;
         daemon.stop().await;

@@ -13,7 +13,7 @@ storage:
   filesystem: { rootdirectory: $dir/storage }
 http: { addr: "127.0.0.1:$port", secret: of-no-importance }
 END
-    docker-registry serve "$dir/config.yml" >"$dir/log" 2>&1 </dev/null &
+    setsid docker-registry serve "$dir/config.yml" >"$dir/log" 2>&1 </dev/null 9>&- &
     # shellcheck disable=SC2034 # the caller ends it
     REGISTRY_PID=$!
     wait_for 30 curl -fsS "http://127.0.0.1:$port/v2/"

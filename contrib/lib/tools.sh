@@ -70,15 +70,17 @@ install_packages() {
 
 # apt-get, quiet unless it fails. An installed configuration file of the administrator's is kept.
 apt_get() {
-    local log
+    quietly apt-get -y -q --no-install-recommends -o Dpkg::Options::=--force-confold "$@"
+}
+
+# Runs a command and shows the end of what it said only if it fails.
+quietly() {
+    local log status=0
     log=$(mktemp)
-    if apt-get -y -q --no-install-recommends -o Dpkg::Options::=--force-confold "$@" >"$log" 2>&1; then
-        rm -f "$log"
-    else
-        tail -n 20 "$log" >&2
-        rm -f "$log"
-        return 1
-    fi
+    "$@" >"$log" 2>&1 || status=$?
+    [ "$status" -eq 0 ] || tail -n 20 "$log" >&2
+    rm -f "$log"
+    return "$status"
 }
 
 # Where systemd runs, a just installed service would start at the next boot: it is for the tests alone, so it may not.
@@ -121,8 +123,12 @@ need_go() {
 # The source directory of the pinned cri-tools module. `go install module@version` would ask the proxy for the list of
 # versions, which not every proxy serves; downloading the one version and building in it does not.
 cri_tools_source() {
-    local go=$1
-    "$go" mod download -json "sigs.k8s.io/cri-tools@$CRI_TOOLS_VERSION" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p'
+    local go=$1 answer
+    answer=$("$go" mod download -json "sigs.k8s.io/cri-tools@$CRI_TOOLS_VERSION" 2>&1) || {
+        echo "$answer" >&2
+        return 1
+    }
+    sed -n 's/^\t"Dir": "\(.*\)",$/\1/p' <<<"$answer"
 }
 
 # Prints the path of crictl, built from the pinned module on first use.
@@ -133,7 +139,7 @@ need_crictl() {
         source=$(cri_tools_source "$go") && [ -n "$source" ] || return 1
         mkdir -p "$CACHE"
         echo "building crictl $CRI_TOOLS_VERSION" >&2
-        (cd "$source" && CGO_ENABLED=0 GOFLAGS='' GOTOOLCHAIN=local "$go" build -mod=readonly -trimpath \
+        (cd "$source" && CGO_ENABLED=0 GOFLAGS='' GOTOOLCHAIN=local quietly "$go" build -mod=readonly -trimpath \
             -ldflags "-X sigs.k8s.io/cri-tools/pkg/version.Version=${CRI_TOOLS_VERSION#v}" \
             -o "$out.new" ./cmd/crictl) >&2 || return 1
         mv "$out.new" "$out"
@@ -149,7 +155,7 @@ need_critest() {
         source=$(cri_tools_source "$go") && [ -n "$source" ] || return 1
         mkdir -p "$CACHE"
         echo "building critest $CRI_TOOLS_VERSION" >&2
-        (cd "$source" && CGO_ENABLED=0 GOFLAGS='' GOTOOLCHAIN=local "$go" test -c -mod=readonly -trimpath \
+        (cd "$source" && CGO_ENABLED=0 GOFLAGS='' GOTOOLCHAIN=local quietly "$go" test -c -mod=readonly -trimpath \
             -o "$out.new" ./cmd/critest) >&2 || return 1
         mv "$out.new" "$out"
     fi
@@ -167,7 +173,9 @@ need_cargo_deny() {
     if [ ! -x "$root/bin/cargo-deny" ]; then
         echo "building cargo-deny $CARGO_DENY_VERSION" >&2
         # Not the project's directory: its toolchain and target settings are none of cargo-deny's business.
-        (cd / && CARGO_TARGET_DIR="$CACHE/build" cargo install --quiet --locked --no-default-features \
+        # It works for a second, so optimising it for minutes does not pay.
+        (cd / && CARGO_TARGET_DIR="$CACHE/build" CARGO_PROFILE_DEV_DEBUG=0 \
+            cargo install --quiet --locked --debug --no-default-features \
             --version "$CARGO_DENY_VERSION" --root "$root" cargo-deny) >&2 || return 1
         rm -rf "$CACHE/build"
     fi

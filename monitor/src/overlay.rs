@@ -2,7 +2,8 @@
 //!
 //! Layers are given one by one with the file system context calls (`lowerdir+`, Linux 6.7). An older kernel takes all
 //! options in one page, so there each directory is opened and named by its number: mount(2) is called in `/proc/self/fd`
-//! with `lowerdir=5:6:7`, and hundreds of layers fit.
+//! with `lowerdir=5:6:7`, and hundreds of layers fit. Linux 6.5 and 6.6 refuse the parameter at once; before, the kernel only
+//! collects what it is given and refuses the whole at the end, without a word about it.
 
 use std::env;
 use std::fs::File;
@@ -40,11 +41,9 @@ fn mount_by_context(overlay: &Overlay, target: &Path) -> Result<Attempt, String>
     };
     let explain = |error: io::Error| context.message().unwrap_or_else(|| error.to_string());
     let mut open = Vec::new();
-    for (index, layer) in overlay.lower.iter().enumerate() {
+    for layer in &overlay.lower {
         match context.set("lowerdir+", Some(&value(layer, &mut open)?)) {
-            Err(e) if index == 0 && e.raw_os_error() == Some(libc::EINVAL) => {
-                return Ok(Attempt::NotSupported);
-            }
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => return Ok(Attempt::NotSupported),
             set => set.map_err(|e| format!("add layer {}: {}", layer.display(), explain(e)))?,
         }
     }
@@ -60,10 +59,16 @@ fn mount_by_context(overlay: &Overlay, target: &Path) -> Result<Attempt, String>
         set.map_err(|e| format!("set option {option}: {}", explain(e)))?;
     }
     let count = overlay.lower.len();
-    context
-        .mount(target)
-        .map_err(|e| format!("mount an overlay of {count} layers on {}: {}", target.display(), explain(e)))?;
-    Ok(Attempt::Mounted)
+    match context.mount(target) {
+        Ok(()) => Ok(Attempt::Mounted),
+        Err(error) => match context.message() {
+            None if error.raw_os_error() == Some(libc::EINVAL) => Ok(Attempt::NotSupported),
+            message => {
+                let text = message.unwrap_or_else(|| error.to_string());
+                Err(format!("mount an overlay of {count} layers on {}: {text}", target.display()))
+            }
+        },
+    }
 }
 
 /// A directory as the value of a parameter: its path, or, where that is too long, the path of a descriptor.

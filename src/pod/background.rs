@@ -1,5 +1,5 @@
-//! What is tried again, and what nobody came back for. One task, one pass every few seconds; it owns no state but the list
-//! of pods whose undoing has failed.
+//! What is tried again, and what nobody came back for. One task, which sleeps while nothing is made and nothing is left to
+//! undo; it owns no state but the list of pods whose undoing has failed.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -8,8 +8,8 @@ use super::Pods;
 use super::error::chain;
 use super::resources::Remains;
 
-/// How often the passes are made.
-const PERIOD: Duration = Duration::from_secs(5);
+/// The time from an event to the pass that looks at it, and so between two passes.
+const PAUSE: Duration = Duration::from_secs(5);
 
 impl Pods {
     /// Goes on for ever.
@@ -18,12 +18,25 @@ impl Pods {
     }
 
     async fn pass(&self) {
-        let mut ticks = tokio::time::interval(PERIOD);
         loop {
-            ticks.tick().await;
+            let event = self.attention.notified();
+            match self.next_due() {
+                None => event.await,
+                Some(left) => drop(tokio::time::timeout(left, event).await),
+            }
+            tokio::time::sleep(PAUSE).await;
             self.undo_unfinished().await;
             self.remove_abandoned().await;
         }
+    }
+
+    /// The time until what no client has claimed yet counts as abandoned; `None` when there is nothing of that kind.
+    fn next_due(&self) -> Option<Duration> {
+        let (containers, pods) = (self.containers(), self.pods());
+        let containers = containers.iter().filter(|container| !container.is_claimed()).map(|c| c.since);
+        let pods = pods.iter().filter(|pod| !pod.is_claimed()).map(|pod| pod.since);
+        let oldest = containers.chain(pods).min()?;
+        Some(Duration::from_secs(self.config.abandoned_after_seconds).saturating_sub(oldest.elapsed()))
     }
 
     /// Undoes a pod that is not to be; what cannot be undone now is tried again.
@@ -35,6 +48,7 @@ impl Pods {
         if !errors.is_empty() {
             // Held for a push or a take; never over an await.
             self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).push(remains);
+            self.attention.notify_one();
         }
     }
 

@@ -16,6 +16,10 @@ use crate::runtime::Runtime;
 /// How long the runtime may take for a create; the kubelet gives up after two minutes.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(110);
 
+/// The option by which overlayfs does not flush: otherwise the end of one container flushes the whole file system that its
+/// writable layer is on, and a writable layer is of no use after a power cut anyway.
+const VOLATILE: &str = "volatile";
+
 /// A directory with a `config.json`, and what surrounds it.
 pub(super) struct Bundle<'a> {
     /// The container's ID for the runtime.
@@ -43,7 +47,7 @@ impl Pods {
                 .flat_map(|path| self.cgroups.procs_files(path))
                 .collect(),
             mount_point: self.paths.private_mount_point(),
-            overlay,
+            overlay: Overlay { options: vec![VOLATILE.to_owned()], ..overlay },
             create: runtime.create_argv(id, dir, &pid_file, &runtime_log, console),
             delete: runtime.delete_argv(id),
             create_timeout: CREATE_TIMEOUT,

@@ -265,7 +265,9 @@ impl Pods {
                 lower: rootfs.lower,
                 upper: rootfs.upper,
                 work: rootfs.work,
-                options: Vec::new(),
+                // No flush of the writable layer, neither while the container lives nor, which would hold its stop, when it ends:
+                // the layer ends with the container, and so with a reboot.
+                options: vec!["volatile".to_owned()],
             },
             terminal: facts.config.tty,
         };

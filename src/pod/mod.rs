@@ -38,10 +38,11 @@ mod watch;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::OnceCell;
+use tokio::sync::{Notify, OnceCell};
 
 use crate::cgroup::{CgroupPath, Cgroups};
 use crate::config::Config;
@@ -80,6 +81,8 @@ pub struct Pods {
     container_names: Arc<Names<ContainerName, ContainerId>>,
     /// Pods that are not to be and could not be undone yet.
     unfinished: Mutex<Vec<Remains>>,
+    /// Something was made, or could not be undone: the background has to look at it.
+    attention: Notify,
 }
 
 /// The node cannot hold pods.
@@ -119,6 +122,7 @@ impl Pods {
             pod_names: Names::new(),
             container_names: Names::new(),
             unfinished: Mutex::default(),
+            attention: Notify::new(),
             config,
         });
         if let Some(Err(error)) = pods.monitor_cgroup.as_ref().map(|cgroup| pods.cgroups.create(cgroup)) {
@@ -209,7 +213,7 @@ impl Pods {
 
 fn prepare(paths: &Paths) -> Result<(), OpenError> {
     for directory in [paths.pods(), paths.containers(), paths.exits(), paths.mounts()] {
-        fs::create_dir_all(&directory).map_err(OpenError::new(format!("make {}", directory.display())))?;
+        for_root_alone(&directory).map_err(OpenError::new(format!("make {}", directory.display())))?;
     }
     let mounts = paths.mounts();
     let private = sys::mount::ensure_private_mount(&mounts);
@@ -219,6 +223,12 @@ fn prepare(paths: &Paths) -> Result<(), OpenError> {
     }
     let shared = sys::mount::ensure_shared_mount(paths.netns_dir());
     shared.map_err(OpenError::new(format!("make {} a shared mount", paths.netns_dir().display())))
+}
+
+/// Makes a directory that only root looks into: the environment of containers, which is in them, may hold secrets.
+fn for_root_alone(directory: &Path) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o700))
 }
 
 /// The monitor's binary: as configured, else beside podd's own.

@@ -62,6 +62,7 @@ impl Pods {
             Ok(state) => {
                 tracing::info!(pod = %id, name = %facts.name, "pod is ready");
                 self.index.add_pod(Arc::new(Pod::new(facts, state)));
+                self.attention.notify_one();
                 Ok(id)
             }
             Err(error) => {

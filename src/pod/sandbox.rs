@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
 
 use super::state::{Nanos, PodState};
 use crate::api::{NamespaceMode, NamespaceOption, PodSandboxConfig};

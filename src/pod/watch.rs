@@ -24,6 +24,7 @@ impl Pods {
         let alive = !matches!(state, ContainerState::Exited(_));
         let container = Arc::new(Container::new(facts, Arc::clone(pod), process, state, monitor));
         self.index.add_container(Arc::clone(&container));
+        self.attention.notify_one();
         if alive {
             let (pods, container) = (Arc::clone(self), Arc::clone(&container));
             tokio::spawn(async move { pods.see_it_end(&container).await });

@@ -29,6 +29,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use tokio::process::Child;
 
 use super::command::{Capture, finish};
+use super::orphans::Expected;
 use super::{Kind, Runtime, RuntimeError};
 
 /// The most that is kept of each of a command's output streams (B12).
@@ -132,11 +133,12 @@ impl Runtime {
         if detached {
             command.arg("--detach");
         }
+        let expected = detached.then(Expected::new);
         // Not /dev/null: crun gives the command's user whatever its standard streams are, the host's device too. A pipe
         // whose other end is closed reads as empty just the same.
         let mut child = self.spawn(command.arg(id).stdin(Stdio::piped()))?;
         drop(child.stdin.take());
-        Ok(Session { child, files, detached, over: false })
+        Ok(Session { child, files, detached, expected, over: false })
     }
 }
 
@@ -145,6 +147,7 @@ struct Session {
     child: Child,
     files: Files,
     detached: bool,
+    expected: Option<Expected>,
     over: bool,
 }
 
@@ -152,7 +155,10 @@ impl Session {
     async fn end(&mut self) -> io::Result<End> {
         let status = self.child.wait().await?;
         Ok(match (status.code(), self.files.read_pid()) {
-            (Some(0), Some(pid)) if self.detached => End::Exited(exit_of(pid).await?),
+            (Some(0), Some(pid)) if self.detached => {
+                let _command = self.expected.take().map(|expected| expected.is(pid));
+                End::Exited(exit_of(pid).await?)
+            }
             (Some(code), Some(_)) if !self.detached => End::Exited(code),
             _ => End::NotStarted(status),
         })

@@ -1,59 +1,119 @@
 //! The daemon as a subreaper: commands that runc has detached become its children, so that it learns how they end.
 //!
-//! Other orphans come with that, such as what a CNI plugin left behind. Nobody waits for those, and a zombie is how they
-//! are known: all that somebody waits for is reaped within moments, so what is still there at the next look is nobody's.
-//! The looks follow a death closely: the init of a PID namespace cannot end before the zombies in it are reaped, such as
-//! what crun leaves of a command that it could not start.
+//! Other orphans come with that: what a failed exec or a plugin has left. They have to be reaped at once, because a zombie
+//! keeps the PID namespace that it died in from ending, and a container with it. They are told from the children of the
+//! daemon's own making, which others wait for, by the thread whose children they are: the kernel gives orphans to the main
+//! thread, and that one starts no processes. What runc detaches is an orphan too; it is expected from before runc runs
+//! until its number is known, and awaited from then on, and meanwhile not reaped here.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::fs;
 use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, WaitId, WaitIdOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The time from a death to a look, and between two looks: long beside any wait of the daemon's own, short beside the
-/// time that somebody has for the end of a container.
-const PERIOD: Duration = Duration::from_secs(1);
+/// How long a sweep waits for the numbers of commands that are expected.
+const PAUSE: Duration = Duration::from_millis(10);
 
-/// Makes this process a subreaper. Whoever calls this must also keep [`reap_orphans`] running.
+/// The orphans that somebody waits for.
+#[derive(Default)]
+struct Awaited {
+    /// Commands whose number is not known yet.
+    expected: usize,
+    commands: HashSet<i32>,
+}
+
+static AWAITED: Mutex<Option<Awaited>> = Mutex::new(None);
+
+// Held while zombies are reaped, so that none of them can become awaited meanwhile; never over an await.
+fn awaited() -> MutexGuard<'static, Option<Awaited>> {
+    AWAITED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A command that is about to be detached.
+pub(super) struct Expected(());
+
+/// A detached command that somebody waits for.
+pub(super) struct Command(i32);
+
+impl Expected {
+    pub(super) fn new() -> Self {
+        awaited().get_or_insert_default().expected += 1;
+        Self(())
+    }
+
+    /// Its number is known.
+    pub(super) fn is(self, pid: Pid) -> Command {
+        let pid = pid.as_raw_nonzero().get();
+        awaited().get_or_insert_default().commands.insert(pid);
+        Command(pid)
+    }
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        awaited().get_or_insert_default().expected -= 1;
+    }
+}
+
+impl Drop for Command {
+    fn drop(&mut self) {
+        awaited().get_or_insert_default().commands.remove(&self.0);
+    }
+}
+
+/// Makes this process a subreaper. Whoever calls this must also keep [`reap_orphans`] running, and must start no processes
+/// on the main thread.
 pub fn become_subreaper() -> io::Result<()> {
     Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
 }
 
-/// Reaps, for ever, the orphans that nobody waits for. Sleeps while no child dies.
+/// Reaps the orphans that nobody waits for, as they die, for ever.
 pub async fn reap_orphans() -> io::Result<Infallible> {
     let mut deaths = signal(SignalKind::child())?;
-    let mut seen = HashSet::new();
     loop {
-        if seen.is_empty() {
-            deaths.recv().await;
+        while !sweep() {
+            tokio::time::sleep(PAUSE).await;
         }
-        tokio::time::sleep(PERIOD).await;
-        seen = sweep(&seen);
+        deaths.recv().await;
     }
 }
 
-/// Reaps the zombies that were there at the last look, and gives the new ones.
-pub(super) fn sweep(before: &HashSet<i32>) -> HashSet<i32> {
-    let (old, new): (HashSet<_>, HashSet<_>) = zombies().partition(|pid| before.contains(pid));
-    for pid in old.into_iter().filter_map(Pid::from_raw) {
-        // Gone already is as good.
-        let _ = rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+/// Reaps what is dead and not awaited; false if that cannot be told of all of them yet.
+pub(super) fn sweep() -> bool {
+    let awaited = awaited();
+    let zombies = zombies();
+    let (expected, commands) = match awaited.as_ref() {
+        Some(awaited) => (awaited.expected, Some(&awaited.commands)),
+        None => (0, None),
+    };
+    if expected > 0 {
+        return zombies.is_empty();
     }
-    new
+    let mut all = true;
+    for pid in zombies {
+        if commands.is_some_and(|commands| commands.contains(&pid)) {
+            all = false;
+        } else if let Some(pid) = Pid::from_raw(pid) {
+            // Gone already is as good.
+            let _ = rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        }
+    }
+    all
 }
 
-/// The dead children of this process, by the lists that the kernel keeps for each of its threads.
-fn zombies() -> impl Iterator<Item = i32> {
-    let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-    let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
-    let children =
-        lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>());
-    children.filter(|pid| {
+/// The dead children of the main thread, whose ID is that of the process.
+fn zombies() -> Vec<i32> {
+    let list =
+        fs::read_to_string(format!("/proc/self/task/{}/children", std::process::id())).unwrap_or_default();
+    let children = list.split_whitespace().filter_map(|pid| pid.parse().ok());
+    let is_dead = |pid: &i32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))
-    })
+    };
+    children.filter(is_dead).collect()
 }

@@ -286,16 +286,17 @@ fn as_a_subreaper_with_orphans() {
     become_subreaper().unwrap();
     let parent = Command::new("sh").args(["-c", "sleep 0 & echo $!"]).output().unwrap();
     let orphan: i32 = String::from_utf8(parent.stdout).unwrap().trim().parse().unwrap();
-    let mut seen = std::collections::HashSet::new();
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while !seen.contains(&orphan) {
-        assert!(Instant::now() < deadline, "the orphan did not come to us");
-        seen = orphans::sweep(&std::collections::HashSet::new());
-    }
-    assert!(Path::new(&format!("/proc/{orphan}")).exists(), "one look takes nothing");
+    let expected = orphans::Expected::new();
     let mut waited = Command::new("true").spawn().unwrap();
-    let new = orphans::sweep(&seen);
-    assert!(!Path::new(&format!("/proc/{orphan}")).exists());
-    assert!(!new.contains(&orphan));
-    assert!(waited.wait().unwrap().success());
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while orphans::sweep() {
+        assert!(Instant::now() < deadline, "the orphan did not come to us");
+    }
+    let there = || Path::new(&format!("/proc/{orphan}")).exists();
+    assert!(there(), "it may be the one that is expected");
+    let command = expected.is(rustix::process::Pid::from_raw(orphan).unwrap());
+    assert!(!orphans::sweep() && there(), "it is the one that is awaited");
+    drop(command);
+    assert!(orphans::sweep() && !there());
+    assert!(waited.wait().unwrap().success(), "what a thread has started is left to it");
 }

@@ -85,6 +85,10 @@ async fn the_socket_is_for_root_and_its_group() {
     let socket = fs::metadata(node.names.socket()).unwrap();
     assert!(socket.file_type().is_socket());
     assert_eq!(socket.permissions().mode() & 0o7777, 0o660);
+    for dir in ["pods", "containers", "exits", "mnt"] {
+        let mode = fs::metadata(node.names.run_dir().join(dir)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o700, "secrets of containers are in {dir}");
+    }
     node.finish().await;
 }
 

@@ -120,6 +120,7 @@ impl Node {
     }
 
     /// The same with another daemon.
+    #[allow(dead_code, reason = "only tests/bench measures other builds")]
     pub async fn start_binary(binary: PathBuf) -> Self {
         let names = Names { binary, ..Names::new() };
         names.write_cni_conf();
@@ -154,6 +155,7 @@ impl Node {
     }
 
     /// The daemon's process.
+    #[allow(dead_code, reason = "only tests/bench measures memory")]
     pub fn daemon_pid(&self) -> u32 {
         self.daemon.id()
     }
@@ -363,29 +365,30 @@ impl Names {
         )
     }
 
-    /// Gives the node its bridge network.
+    /// Gives the node its bridge network. `PODD_TEST_NO_NAT` leaves out what needs a nat table, for a kernel without one.
     pub fn write_cni_conf(&self) {
         fs::create_dir_all(self.cni_conf_dir()).unwrap();
-        let conf = serde_json::json!({
-            "cniVersion": "1.0.0",
-            "name": format!("podd-test-{}", self.tag),
-            "plugins": [
-                {
-                    "type": "bridge",
-                    "bridge": self.bridge,
-                    "isGateway": true,
-                    "ipMasq": true,
-                    "hairpinMode": true,
-                    "ipam": {
-                        "type": "host-local",
-                        "dataDir": self.ipam_dir(),
-                        "ranges": [[{ "subnet": format!("{}.0/24", self.subnet) }]],
-                        "routes": [{ "dst": "0.0.0.0/0" }]
-                    }
-                },
-                { "type": "portmap", "capabilities": { "portMappings": true }, "snat": true }
-            ]
-        });
+        let nat = std::env::var_os("PODD_TEST_NO_NAT").is_none();
+        let mut plugins = vec![serde_json::json!({
+            "type": "bridge",
+            "bridge": self.bridge,
+            "isGateway": true,
+            "ipMasq": nat,
+            "hairpinMode": true,
+            "ipam": {
+                "type": "host-local",
+                "dataDir": self.ipam_dir(),
+                "ranges": [[{ "subnet": format!("{}.0/24", self.subnet) }]],
+                "routes": [{ "dst": "0.0.0.0/0" }]
+            }
+        })];
+        if nat {
+            plugins.push(serde_json::json!({
+                "type": "portmap", "capabilities": { "portMappings": true }, "snat": true
+            }));
+        }
+        let name = format!("podd-test-{}", self.tag);
+        let conf = serde_json::json!({ "cniVersion": "1.0.0", "name": name, "plugins": plugins });
         fs::write(self.cni_conf_dir().join("10-podd-test.conflist"), conf.to_string()).unwrap();
     }
 }

@@ -8,7 +8,7 @@ use tonic::Status;
 
 use super::{Service, error, render, validate};
 use crate::api;
-use crate::pod::{Container, PodError};
+use crate::pod::Container;
 
 impl Service {
     pub(super) async fn create_container(
@@ -54,9 +54,7 @@ impl Service {
         request: api::ExecSyncRequest,
     ) -> Result<api::ExecSyncResponse, Status> {
         const RPC: &str = "ExecSync";
-        if request.cmd.is_empty() {
-            return Err(error::pod(RPC, PodError::invalid("cmd", "is empty")));
-        }
+        validate::command(&request.cmd).map_err(|e| error::pod(RPC, e))?;
         let timeout =
             u64::try_from(request.timeout).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
         let command = self.pods.exec_sync(&request.container_id, &request.cmd, timeout);

@@ -18,6 +18,11 @@ pub(super) fn run_pod(request: api::RunPodSandboxRequest) -> Checked<PodRequest>
     let metadata = config.metadata.clone().ok_or_else(|| missing("config.metadata"))?;
     not_empty("config.metadata.name", &metadata.name)?;
     not_empty("config.metadata.namespace", &metadata.namespace)?;
+    for (name, value) in
+        [("name", &metadata.name), ("namespace", &metadata.namespace), ("uid", &metadata.uid)]
+    {
+        passes_on(&format!("config.metadata.{name}"), value)?;
+    }
     hostname(&config.hostname)?;
     if !config.log_directory.is_empty() {
         absolute("config.log_directory", &config.log_directory)?;
@@ -49,15 +54,29 @@ pub(super) fn create_container(request: api::CreateContainerRequest) -> Checked<
     let config = request.config.ok_or_else(|| missing("config"))?;
     let metadata = config.metadata.clone().ok_or_else(|| missing("config.metadata"))?;
     not_empty("config.metadata.name", &metadata.name)?;
+    passes_on("config.metadata.name", &metadata.name)?;
     let image = config.image.as_ref().ok_or_else(|| missing("config.image"))?;
     not_empty("config.image.image", &image.image)?;
     let inside = |c: Component<'_>| matches!(c, Component::Normal(_) | Component::CurDir);
-    if !Path::new(&config.log_path).components().all(inside) {
+    if !Path::new(&config.log_path).components().all(inside) || config.log_path.contains('\0') {
         let text = format!("{:?} is not a path below the pod's log directory", config.log_path);
         return Err(PodError::invalid("config.log_path", text));
     }
     if config.windows.is_some() {
         return Err(PodError::invalid("config.windows", "this node runs Linux"));
+    }
+    for (n, mount) in config.mounts.iter().enumerate() {
+        if mount.image.is_some() {
+            let field = format!("config.mounts[{n}].image");
+            return Err(PodError::invalid(field, "image volumes are not supported by this version"));
+        }
+        known::<api::MountPropagation>(&format!("config.mounts[{n}].propagation"), mount.propagation)?;
+    }
+    for (n, device) in config.devices.iter().enumerate() {
+        absolute(&format!("config.devices[{n}].host_path"), &device.host_path)?;
+    }
+    if let Some(context) = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref()) {
+        container_security(context)?;
     }
     Ok(ContainerRequest {
         pod: request.pod_sandbox_id,
@@ -66,6 +85,57 @@ pub(super) fn create_container(request: api::CreateContainerRequest) -> Checked<
         config,
         pod_config: request.sandbox_config,
     })
+}
+
+/// ExecSync.
+pub(super) fn command(words: &[String]) -> Checked {
+    not_empty("cmd", words.first().map(String::as_str).unwrap_or_default())?;
+    match words.iter().position(|word| word.contains('\0')) {
+        Some(n) => Err(PodError::invalid(format!("cmd[{n}]"), "contains a NUL byte")),
+        None => Ok(()),
+    }
+}
+
+fn container_security(context: &api::LinuxContainerSecurityContext) -> Checked {
+    let field = |name: &str| format!("config.linux.security_context.{name}");
+    if let Some(options) = &context.namespace_options {
+        for (name, mode) in [("network", options.network), ("pid", options.pid), ("ipc", options.ipc)] {
+            known::<api::NamespaceMode>(&field(&format!("namespace_options.{name}")), mode)?;
+        }
+    }
+    let policy = context.supplemental_groups_policy;
+    known::<api::SupplementalGroupsPolicy>(&field("supplemental_groups_policy"), policy)?;
+    for (name, profile) in [("seccomp", &context.seccomp), ("apparmor", &context.apparmor)] {
+        if let Some(profile) = profile {
+            let field = field(&format!("{name}.profile_type"));
+            known::<api::security_profile::ProfileType>(&field, profile.profile_type)?;
+        }
+    }
+    for (name, paths) in
+        [("masked_paths", &context.masked_paths), ("readonly_paths", &context.readonly_paths)]
+    {
+        for (n, path) in paths.iter().enumerate() {
+            absolute(&field(&format!("{name}[{n}]")), path)?;
+        }
+    }
+    Ok(())
+}
+
+/// A value that this version of the CRI has a name for.
+fn known<E: TryFrom<i32>>(field: &str, value: i32) -> Checked {
+    match E::try_from(value) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(PodError::invalid(field, format!("{value} has no meaning in the CRI"))),
+    }
+}
+
+/// What is passed on in `CNI_ARGS`, in annotations and in the log.
+fn passes_on(field: &str, name: &str) -> Checked {
+    if name.contains(|c: char| c.is_control() || matches!(c, ';' | '=')) {
+        let text = format!("{name:?} contains ';', '=' or a control character");
+        return Err(PodError::invalid(field, text));
+    }
+    Ok(())
 }
 
 fn pod_linux(linux: &api::LinuxPodSandboxConfig) -> Checked {
@@ -108,8 +178,11 @@ fn resolver(dns: &api::DnsConfig) -> Checked {
 }
 
 fn port_mapping(field: &str, mapping: &api::PortMapping) -> Checked {
-    for (name, port) in [("container_port", mapping.container_port), ("host_port", mapping.host_port)] {
-        if u16::try_from(port).is_err() {
+    // A mapping without a host port is none, as the kubelet sends it; one without a container port leads nowhere.
+    for (name, port, least) in
+        [("container_port", mapping.container_port, 1), ("host_port", mapping.host_port, 0)]
+    {
+        if !u16::try_from(port).is_ok_and(|port| port >= least) {
             return Err(PodError::invalid(format!("{field}.{name}"), format!("{port} is not a port")));
         }
     }
@@ -196,6 +269,13 @@ mod tests {
             .starts_with("config.port_mappings[0].container_port: 70000")
         );
         assert!(
+            refused(|c| c.port_mappings = vec![api::PortMapping { host_port: 80, ..Default::default() }])
+                .starts_with("config.port_mappings[0].container_port: 0")
+        );
+        assert!(
+            refused(|c| c.metadata.as_mut().unwrap().uid = "a;b".into()).starts_with("config.metadata.uid")
+        );
+        assert!(
             refused(|c| {
                 c.dns_config = Some(api::DnsConfig {
                     servers: vec!["1.1.1.1\nsearch evil".into()],
@@ -206,24 +286,73 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_log_path_stays_below_the_log_directory() {
-        let request = |log_path: &str| api::CreateContainerRequest {
+    fn container(change: impl FnOnce(&mut api::ContainerConfig)) -> Result<ContainerRequest, PodError> {
+        let mut config = api::ContainerConfig {
+            metadata: Some(api::ContainerMetadata { name: "c".into(), attempt: 0 }),
+            image: Some(api::ImageSpec { image: "i".into(), ..Default::default() }),
+            ..Default::default()
+        };
+        change(&mut config);
+        let request = api::CreateContainerRequest {
             pod_sandbox_id: "p".into(),
-            config: Some(api::ContainerConfig {
-                metadata: Some(api::ContainerMetadata { name: "c".into(), attempt: 0 }),
-                image: Some(api::ImageSpec { image: "i".into(), ..Default::default() }),
-                log_path: log_path.into(),
-                ..Default::default()
-            }),
+            config: Some(config),
             sandbox_config: None,
         };
-        assert!(create_container(request("c/0.log")).is_ok());
-        assert!(
-            create_container(request("../0.log")).unwrap_err().to_string().starts_with("config.log_path")
-        );
-        assert!(
-            create_container(request("/etc/passwd")).unwrap_err().to_string().starts_with("config.log_path")
-        );
+        create_container(request)
+    }
+
+    #[test]
+    fn a_value_without_a_meaning_is_named() {
+        let refused = |change: fn(&mut api::LinuxContainerSecurityContext)| {
+            let mut context = api::LinuxContainerSecurityContext::default();
+            change(&mut context);
+            let linux = api::LinuxContainerConfig { security_context: Some(context), ..Default::default() };
+            container(|config| config.linux = Some(linux)).unwrap_err().to_string()
+        };
+        fn profile() -> Option<api::SecurityProfile> {
+            Some(api::SecurityProfile { profile_type: 8, ..Default::default() })
+        }
+        fn options() -> Option<api::NamespaceOption> {
+            Some(api::NamespaceOption { pid: 8, ..Default::default() })
+        }
+        for (text, field) in [
+            (refused(|c| c.seccomp = profile()), "seccomp.profile_type: 8"),
+            (refused(|c| c.apparmor = profile()), "apparmor.profile_type: 8"),
+            (refused(|c| c.namespace_options = options()), "namespace_options.pid: 8"),
+            (refused(|c| c.supplemental_groups_policy = 9), "supplemental_groups_policy: 9"),
+            (refused(|c| c.masked_paths = vec!["/a".into(), "b".into()]), "masked_paths[1]: \"b\""),
+            (refused(|c| c.readonly_paths = vec!["/a\0".into()]), "readonly_paths[0]"),
+        ] {
+            assert!(text.starts_with(&format!("config.linux.security_context.{field}")), "{text}");
+        }
+        let mount = |mount| container(|config| config.mounts = vec![mount]).unwrap_err().to_string();
+        let text = mount(api::Mount { propagation: 7, ..Default::default() });
+        assert!(text.starts_with("config.mounts[0].propagation: 7"), "{text}");
+        let text = mount(api::Mount { image: Some(Default::default()), ..Default::default() });
+        assert!(text.starts_with("config.mounts[0].image"), "{text}");
+        let text = container(|config| config.devices = vec![Default::default()]).unwrap_err().to_string();
+        assert!(text.starts_with("config.devices[0].host_path"), "{text}");
+        assert!(container(|_| {}).is_ok());
+    }
+
+    #[test]
+    fn a_command_has_a_first_word_and_no_nul() {
+        let refused = |words: &[&str]| {
+            let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
+            command(&words).err().map(|error| error.to_string())
+        };
+        assert_eq!(refused(&["true", ""]), None);
+        assert_eq!(refused(&[]).as_deref(), Some("cmd: is empty"));
+        assert_eq!(refused(&[""]).as_deref(), Some("cmd: is empty"));
+        assert_eq!(refused(&["a", "b\0c"]).as_deref(), Some("cmd[1]: contains a NUL byte"));
+    }
+
+    #[test]
+    fn a_log_path_stays_below_the_log_directory() {
+        let asked = |path: &str| container(|config| config.log_path = path.to_owned());
+        assert!(asked("c/0.log").is_ok());
+        for path in ["../0.log", "/etc/passwd", "a\0b"] {
+            assert!(asked(path).unwrap_err().to_string().starts_with("config.log_path"), "{path:?}");
+        }
     }
 }

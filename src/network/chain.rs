@@ -66,7 +66,8 @@ impl<'a> Chain<'a> {
         Ok(network)
     }
 
-    /// Detaches a pod; `alive` says whether its network namespace is still there.
+    /// Detaches a pod; `alive` says whether its network namespace is still there. Goes on past a plugin that fails, so that
+    /// one which never succeeds does not keep the address that another has given out; answers the first failure.
     pub(super) async fn del(
         &self,
         record: &Record,
@@ -76,11 +77,13 @@ impl<'a> Chain<'a> {
     ) -> Result<(), PluginError> {
         let environment = self.environment(record, alive);
         let result = result.filter(|_| self.network.cni_version >= CniVersion::V0_4_0);
+        let mut first = Ok(());
         for step in self.plugins.iter().rev() {
             let config = self.config(step.0, result, Some(&record.capabilities));
-            self.run(step, Command::Del, &environment, config, deadline, |_| Ok(())).await?;
+            let run = self.run(step, Command::Del, &environment, config, deadline, |_| Ok(()));
+            first = first.and(run.await);
         }
-        Ok(())
+        first
     }
 
     /// Tells every plugin which attachments are valid, so that it can drop what it holds for others; goes on past failures.

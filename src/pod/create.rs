@@ -11,7 +11,7 @@ use super::bundle::Bundle;
 use super::container::{
     Container, ContainerFacts, ContainerName, ContainerRecord, ContainerRequest, ContainerStage,
 };
-use super::error::{Cause, PodError, Stage};
+use super::error::{Cause, PodError, Stage, chain};
 use super::names::Claim;
 use super::pause::pid_mode;
 use super::resources::hostname;
@@ -22,12 +22,12 @@ use crate::api::{self, ContainerConfig, NamespaceMode};
 use crate::cgroup::path_for;
 use crate::id::ContainerId;
 use crate::image::rootfs::RootFs;
-use crate::image::{Image, Lease};
+use crate::image::{Image, ImageErrorKind, Lease};
 use crate::monitor::{self, Created, Launch};
 use crate::record::{self, Durability};
 use crate::runtime::Runtime;
 use crate::spec::observe;
-use crate::spec::user::{self, ResolvedUser, UserRequest};
+use crate::spec::user::{self, ResolvedUser, UserError, UserRequest};
 use crate::spec::{self, Namespaces, PodFiles, SpecError, SpecInput};
 
 /// The largest `/etc/passwd` or `/etc/group` of an image that is read, in bytes.
@@ -88,7 +88,10 @@ impl Pods {
         let draft = self.draft(&pod, name, request.config, image).await?;
         let id = draft.facts.id.clone();
         let stage = Stage::begin("recording the intent", &draft.facts.name);
-        stage.check(self.write_container(&draft.facts, ContainerStage::Unsettled))?;
+        if let Err(error) = stage.check(self.write_container(&draft.facts, ContainerStage::Unsettled)) {
+            let _ = fs::remove_dir_all(self.paths.container(&id).dir);
+            return Err(error);
+        }
         let made = self.bring_up(&pod, &draft).await;
         drop(lease);
         match made {
@@ -105,7 +108,7 @@ impl Pods {
             }
             Err(error) => {
                 for undo in self.undo_container(&id, Some(draft.facts.cgroup)).await {
-                    tracing::warn!(container = %id, "undoing a failed container: {}", super::chain(&undo));
+                    tracing::warn!(container = %id, "undoing a failed container: {}", chain(&undo));
                 }
                 Err(error)
             }
@@ -116,7 +119,13 @@ impl Pods {
     fn image_of(&self, config: &ContainerConfig) -> Result<(Arc<Image>, Lease), PodError> {
         let asked = config.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
         let stage = Stage::begin("looking up the image", &asked);
-        let image = stage.check(self.images.find(asked))?;
+        let found = self.images.find(asked);
+        if let Err(error) = &found
+            && error.kind() == ImageErrorKind::Invalid
+        {
+            return Err(PodError::invalid("config.image.image", chain(error)));
+        }
+        let image = stage.check(found)?;
         let image = image.ok_or_else(|| PodError::NoImage(asked.to_owned()))?;
         let lease = self.images.lease(&image.id).ok_or_else(|| PodError::NoImage(asked.to_owned()))?;
         Ok((image, lease))
@@ -170,7 +179,16 @@ impl Pods {
         let image_user = image.config.config().as_ref().and_then(|config| config.user().clone());
         let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
         let request = UserRequest::new(context, image_user.as_deref().unwrap_or_default());
-        user::resolve(&request, &passwd, &group).map_err(|e| PodError::invalid("config", e.to_string()))
+        user::resolve(&request, &passwd, &group).map_err(|error| match error {
+            UserError::GroupWithoutUser => PodError::invalid(
+                "config.linux.security_context.run_as_group",
+                "it needs run_as_user or run_as_username beside it",
+            ),
+            UserError::NotAnId { field, value } => {
+                PodError::invalid(format!("config.{field}"), format!("{value} is not a user or group ID"))
+            }
+            other => PodError::invalid("config.linux.security_context", other.to_string()),
+        })
     }
 
     /// Makes the writable layer, the bundle and the process. Whatever fails is undone by the caller.

@@ -14,7 +14,7 @@ use crate::api::{DnsConfig, PodSandboxConfig, Protocol};
 use crate::cgroup::CgroupPath;
 use crate::id::PodId;
 use crate::network::{Attachment, Dns, PortMapping, Protocol as NetworkProtocol};
-use crate::sys::namespace::{self, NamespaceRequest};
+use crate::sys::namespace::{self, NamespaceError, NamespaceRequest};
 use crate::sys::{self, mount};
 
 /// The size of a pod's `/dev/shm`, in bytes; what Docker and the peers give.
@@ -62,7 +62,7 @@ impl Pods {
             }
             Ok(namespace::create_pinned(&request)?)
         });
-        stage.check(made.await)?;
+        stage.check(made.await).map_err(name_the_sysctls)?;
         if facts.host_network() {
             return Ok(Vec::new());
         }
@@ -133,6 +133,20 @@ impl Remains {
 /// The cgroup of a pod for which the client names none.
 fn own_cgroup(id: &PodId) -> String {
     format!("/podd-pod-{id}")
+}
+
+/// A kernel parameter that does not exist or does not take its value is the client's mistake.
+fn name_the_sysctls(error: PodError) -> PodError {
+    let source = match &error {
+        PodError::Stage { source, .. } => source.downcast_ref::<NamespaceError>(),
+        _ => None,
+    };
+    match source {
+        Some(source @ (NamespaceError::SysctlRefused { .. } | NamespaceError::Sysctl { .. })) => {
+            PodError::invalid("config.linux.sysctls", super::chain(source))
+        }
+        _ => error,
+    }
 }
 
 pub(super) fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {

@@ -1,5 +1,6 @@
 //! RunPodSandbox.
 
+use std::fs;
 use std::sync::Arc;
 
 use super::Pods;
@@ -45,7 +46,10 @@ impl Pods {
         let facts =
             PodFacts { id: id.clone(), name, config, handler, created_at: now(), cgroup, made_cgroup };
         let stage = Stage::begin("recording the intent", &facts.name);
-        stage.check(self.write_pod(&facts, PodStage::Unsettled))?;
+        if let Err(error) = stage.check(self.write_pod(&facts, PodStage::Unsettled)) {
+            let _ = fs::remove_dir_all(self.paths.pod(&id).dir);
+            return Err(error);
+        }
         let built = match self.build(&facts).await {
             Ok(ips) => {
                 let state = PodState::Ready { ips };

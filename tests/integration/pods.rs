@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use podd::api;
 use tonic::Code;
@@ -252,4 +253,47 @@ async fn what_no_client_comes_back_for_is_removed() {
 
 fn holds(path: &Path, text: &str) -> bool {
     fs::read_to_string(path).is_ok_and(|content| content.contains(text))
+}
+
+/// A file system that is mounted over a directory and full until it is dropped.
+struct FullDisk(PathBuf);
+
+impl FullDisk {
+    fn over(directory: PathBuf) -> Self {
+        let mount = ["-t", "tmpfs", "-o", "size=64k", "podd-test-full"];
+        assert!(Command::new("mount").args(mount).arg(&directory).status().unwrap().success());
+        let full = fs::write(directory.join("filler"), [0; 65 << 10]).unwrap_err();
+        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+        Self(directory)
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.0.join("filler")).unwrap();
+    }
+
+    fn entries(&self) -> usize {
+        fs::read_dir(&self.0).unwrap().count()
+    }
+}
+
+impl Drop for FullDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_run_directory_is_a_clear_error_and_leaves_nothing() {
+    let mut node = Node::start().await;
+    let disk = FullDisk::over(node.names.run_dir().join("pods"));
+    let spec = PodSpec::new(&node, "full");
+    let error = node.try_run_pod(&spec).await.unwrap_err();
+    assert!(error.message().contains("No space left on device"), "{error}");
+    assert_eq!(disk.entries(), 1, "only the filler is there");
+    disk.free();
+    let pod = node.run_pod(spec).await;
+    node.remove_pod(&pod.id).await;
+    assert_eq!(disk.entries(), 0);
+    drop(disk);
+    node.finish().await;
 }

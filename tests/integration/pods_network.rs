@@ -164,3 +164,21 @@ async fn a_missing_plugin_is_named_with_the_places_that_were_searched() {
     assert!(refused.message().contains("/opt/cni/bin"), "{refused:?}");
     node.finish().await;
 }
+
+/// A mapping that no plugin can undo would keep the address for ever.
+#[tokio::test]
+async fn a_port_mapping_to_nowhere_is_refused_by_name() {
+    let mut node = Node::start().await;
+    let mut spec = PodSpec::new(&node, "nowhere");
+    spec.0.port_mappings = vec![api::PortMapping { host_port: 18080, ..Default::default() }];
+    spec.0.linux.get_or_insert_default().sysctls.insert("vm.swappiness".to_owned(), "1".to_owned());
+    let mut request = api::RunPodSandboxRequest { config: Some(spec.0), ..Default::default() };
+    let error = node.runtime.run_pod_sandbox(request.clone()).await.unwrap_err();
+    assert_eq!(error.code(), tonic::Code::InvalidArgument);
+    assert!(error.message().starts_with("config.port_mappings[0].container_port: "), "{error}");
+    request.config.as_mut().unwrap().port_mappings.clear();
+    let error = node.runtime.run_pod_sandbox(request).await.unwrap_err();
+    assert_eq!(error.code(), tonic::Code::InvalidArgument);
+    assert!(error.message().starts_with("config.linux.sysctls: "), "{error}");
+    node.finish().await;
+}

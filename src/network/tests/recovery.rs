@@ -132,6 +132,24 @@ fn after_a_restart_only_orphans_are_released() {
     });
 }
 
+/// B6: a plugin that can never undo its part, such as one that refuses its own configuration, keeps no other's.
+#[test]
+fn b6_a_release_goes_on_past_a_plugin_that_fails() {
+    Node::run(|node| async move {
+        let stubborn = format!("[ $CNI_COMMAND = DEL -a ! -e $log/ready ] && exit 7; {RESULT}");
+        node.scripts("1.0.0", &[("giver", RESULT), ("stubborn", &stubborn)]);
+        let network = node.network().await;
+        let pod = node.pod();
+        network.attach(&pod).await.unwrap();
+        let error = text(&network.detach(&pod.pod).await.unwrap_err());
+        assert!(error.contains("stubborn") && error.contains("exit status: 7"), "{error}");
+        assert_eq!(node.calls(), ["giver ADD", "stubborn ADD", "stubborn DEL", "giver DEL"]);
+        fs::write(node.path("log").join("ready"), "").unwrap();
+        network.detach(&pod.pod).await.unwrap();
+        node.finish(&[&pod]);
+    });
+}
+
 /// B6: the stop goes on, and the address is not forgotten.
 #[test]
 fn b6_a_failing_release_is_tried_again() {

@@ -112,11 +112,17 @@ left_behind() {
     traces | comm -13 "$work/before" -
 }
 
+no_trace() {
+    [ -z "$(left_behind)" ]
+}
+
 nothing_is_left() {
     local left
-    wait_for 10 eval '[ -z "$(left_behind)" ]' && return 0
+    wait_for 10 no_trace && return 0
     left=$(left_behind)
-    [ -z "$left" ] || { echo "left behind (or of another run of the tests on this machine):"; echo "$left"; return 1; }
+    echo "left behind (or of another run of the tests on this machine):"
+    echo "$left"
+    return 1
 }
 
 shell_is_clean() {

@@ -114,13 +114,14 @@ left_behind() {
     traces | comm -13 "$work/before" -
 }
 
+no_trace() {
+    [ -z "$(left_behind)" ]
+}
+
 nothing_is_left() {
     local left
-    for _ in {1..50}; do
-        left=$(left_behind)
-        [ -n "$left" ] || return 0
-        sleep 0.2
-    done
+    wait_for 10 no_trace && return 0
+    left=$(left_behind)
     echo "left behind (or of another run of the tests on this machine):"
     echo "$left"
     return 1

@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::error::Error;
+use std::io::{self, ErrorKind};
 
 use tonic::{Code, Status};
 
@@ -39,10 +40,18 @@ pub(super) fn unimplemented<T>(rpc: &'static str) -> Result<T, Status> {
 }
 
 fn stage_code(source: &(dyn Error + 'static)) -> Code {
-    match source.downcast_ref::<ImageError>() {
-        Some(error) => image_code(error.kind()),
-        None => Code::Internal,
+    if let Some(error) = source.downcast_ref::<ImageError>() {
+        return image_code(error.kind());
     }
+    let mut next = Some(source);
+    while let Some(cause) = next {
+        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        if let Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) = kind {
+            return Code::ResourceExhausted;
+        }
+        next = cause.source();
+    }
+    Code::Internal
 }
 
 fn image_code(kind: ImageErrorKind) -> Code {

@@ -61,7 +61,7 @@ pub enum PodError {
     #[error("image {0:?} is not on the node; pull it first")]
     NoImage(String),
     /// No runtime is configured for the handler.
-    #[error("no runtime is configured for the handler {name:?}; the handlers are {known}")]
+    #[error("runtime_handler: no runtime is configured for {name:?}; the handlers are {known}")]
     UnknownHandler {
         /// As the RuntimeClass names it.
         name: String,

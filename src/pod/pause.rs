@@ -4,8 +4,9 @@
 //! own. The pause container is made like any other, by a monitor and the pod's runtime, in `pods/<id>/pause`; it is in no
 //! list. Its end makes the pod NOTREADY (B8), because all that shared the namespace has ended with it.
 
-use std::fs;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use podd_monitor::protocol::Overlay;
@@ -85,6 +86,8 @@ impl Pods {
     async fn start_pause(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), PodError> {
         let (facts, paths) = (&pod.facts, self.paths.pod(&pod.facts.id));
         let runtime = self.runtime(&facts.handler).await?;
+        let stage = Stage::begin("looking at the monitor's binary", &facts.name);
+        stage.check(self.monitor_is_static())?;
         let stage = Stage::begin("writing the pause container's files", &facts.name);
         stage.check(self.write_pause(facts))?;
         let (id, dir) = (pause_id(&facts.id), paths.pause());
@@ -109,6 +112,18 @@ impl Pods {
         stage.check(runtime.start(&id).await)?;
         self.watch_pause(Arc::clone(pod), created.monitor);
         Ok(())
+    }
+
+    /// In an otherwise empty root there is no dynamic linker.
+    fn monitor_is_static(&self) -> Result<(), Cause> {
+        let path = self.monitor.display();
+        match needs_linker(&self.monitor).map_err(|e| format!("cannot read {path}: {e}"))? {
+            false => Ok(()),
+            true => {
+                Err(format!("{path} is linked dynamically; contrib/build.sh builds the one to install")
+                    .into())
+            }
+        }
     }
 
     fn write_pause(&self, facts: &PodFacts) -> Result<(), Cause> {
@@ -188,6 +203,33 @@ impl Pods {
     }
 }
 
+/// Whether a program names a dynamic linker: an ELF file of 64 bits with a program header PT_INTERP (elf(5)).
+fn needs_linker(program: &Path) -> io::Result<bool> {
+    const PT_INTERP: [u8; 4] = 3u32.to_le_bytes();
+    let mut head = Vec::new();
+    File::open(program)?.take(4096).read_to_end(&mut head)?;
+    let field = |at: usize| {
+        head.get(at..at + 2).map_or(0, |bytes| usize::from(bytes[0]) | usize::from(bytes[1]) << 8)
+    };
+    // The table's offset, the size of an entry, and their number; each is small in any real program.
+    let (table, size, count) = (field(32), field(54), field(56));
+    let types = (0..count).filter_map(|n| head.get(table + n * size..)?.first_chunk::<4>());
+    Ok(types.into_iter().any(|kind| *kind == PT_INTERP))
+}
+
 fn pause_id(pod: &PodId) -> String {
     format!("{pod}-pause")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_needs_a_linker_or_not() {
+        assert!(needs_linker(&std::env::current_exe().unwrap()).unwrap());
+        assert!(!needs_linker(Path::new("/bin/busybox")).unwrap(), "busybox-static");
+        assert!(!needs_linker(Path::new("/dev/null")).unwrap());
+        assert!(needs_linker(Path::new("/no/such/program")).is_err());
+    }
 }

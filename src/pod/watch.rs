@@ -8,7 +8,8 @@ use super::container::{Container, ContainerFacts};
 use super::error::chain;
 use super::sandbox::Pod;
 use super::state::ContainerState;
-use crate::monitor::{self, Monitor};
+use crate::monitor::{self, Ended, ExitRecord, Monitor};
+use crate::record::RecordError;
 use crate::sys::process::Process;
 
 impl Pods {
@@ -34,20 +35,14 @@ impl Pods {
 
     async fn see_it_end(&self, container: &Container) {
         let id = &container.facts.id;
-        if let Some(monitor) = &container.monitor {
-            monitor.exited().await;
-        }
-        let exit_path = self.paths.container(id).exit;
-        let mut exit = monitor::read_exit(&exit_path);
-        if !matches!(exit, Ok(Some(_))) {
-            // Without an exit record the monitor has died, and the container may well live on.
-            tracing::error!(container = %id, "the monitor has died; the output is lost from now on");
-            container.lose_monitor();
-            if let Err(error) = container.process.ended().await {
-                tracing::error!(container = %id, "watching the init: {error}");
-            }
-            exit = monitor::read_exit(&exit_path);
-        }
+        let told = match &container.monitor {
+            Some(monitor) => monitor.exited().await,
+            None => Ended::Lost,
+        };
+        let exit = match told {
+            Ended::Exited(exit) => Ok(Some(exit)),
+            Ended::Lost => self.end_without_a_word(container).await,
+        };
         if !container.facts.own_pid_namespace {
             self.kill_rest(container).await;
         }
@@ -60,6 +55,21 @@ impl Pods {
             tracing::info!(container = %id, code = exit.code, reason = exit.reason.as_str(), "container has ended");
         }
         self.forget(container).await;
+    }
+
+    /// The exit of a container whose monitor is gone. Without an exit record the monitor was killed, and the container may
+    /// well live on.
+    async fn end_without_a_word(&self, container: &Container) -> Result<Option<ExitRecord>, RecordError> {
+        let (id, path) = (&container.facts.id, self.paths.container(&container.facts.id).exit);
+        if let Ok(Some(exit)) = monitor::read_exit(&path) {
+            return Ok(Some(exit));
+        }
+        tracing::error!(container = %id, "the monitor has died; the output is lost from now on");
+        container.lose_monitor();
+        if let Err(error) = container.process.ended().await {
+            tracing::error!(container = %id, "watching the init: {error}");
+        }
+        monitor::read_exit(&path)
     }
 
     /// Frees the runtime's state and the cgroup of a container that has ended. A removal does so as well, if this fails.

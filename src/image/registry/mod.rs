@@ -13,6 +13,7 @@
 //! signed URL is in any error or `Debug` output.
 
 mod blob;
+mod body;
 mod challenge;
 mod credentials;
 mod error;

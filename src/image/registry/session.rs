@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::{Response, Url};
 
 use super::RegistryClient;
+use super::body::read_body;
 use super::challenge::{self, Challenge};
 use super::credentials::{Credentials, sensitive};
 use super::error::{Context, ErrorKind, RegistryError, message_of};
@@ -229,33 +230,6 @@ impl Session {
 
     fn allows_plain(&self) -> bool {
         self.client.inner.transport.allows_plain(self.reference.registry())
-    }
-}
-
-/// Reads a body of at most `limit` bytes within `time`.
-pub(super) async fn read_body(
-    mut response: Response,
-    limit: usize,
-    time: Duration,
-    context: &Context,
-) -> Result<Bytes, RegistryError> {
-    let too_large = || context.error(ErrorKind::TooLarge, format!("more than {limit} bytes"));
-    if response.content_length().is_some_and(|length| length > limit as u64) {
-        return Err(too_large());
-    }
-    let read = async {
-        let mut body = BytesMut::new();
-        while let Some(chunk) = response.chunk().await.map_err(|e| context.transport(e))? {
-            if body.len() + chunk.len() > limit {
-                return Err(too_large());
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(body.freeze())
-    };
-    match tokio::time::timeout(time, read).await {
-        Ok(result) => result,
-        Err(_) => Err(context.unavailable(format!("the answer was not complete within {time:?}"))),
     }
 }
 

@@ -11,9 +11,9 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use reqwest::{Response, Url};
 use serde::Deserialize;
 
+use super::body::read_body;
 use super::credentials::{Credentials, sensitive};
 use super::error::{Context, ErrorKind, RegistryError, Stage, message_of};
-use super::session::read_body;
 use super::transport::Transport;
 
 /// The most that a token service may answer.

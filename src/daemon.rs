@@ -88,3 +88,27 @@ fn send(socket: &OsStr, state: &str) -> io::Result<()> {
     };
     UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systemd_is_told_on_a_named_and_on_an_abstract_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let abstract_name = format!("podd-test-notify-{}", std::process::id());
+        let sockets = [
+            (path.clone().into_os_string(), SocketAddr::from_pathname(&path).unwrap()),
+            (format!("@{abstract_name}").into(), SocketAddr::from_abstract_name(&abstract_name).unwrap()),
+        ];
+        for (variable, address) in sockets {
+            let systemd = UnixDatagram::bind_addr(&address).unwrap();
+            send(&variable, "READY=1").unwrap();
+            let mut message = [0; 16];
+            let length = systemd.recv(&mut message).unwrap();
+            assert_eq!(&message[..length], b"READY=1");
+        }
+        assert!(send(OsStr::new("/no/such/socket"), "READY=1").is_err());
+    }
+}

@@ -1,5 +1,5 @@
 //! What is tried again, and what nobody came back for. One task, which sleeps while nothing is made and nothing is left to
-//! undo; it owns no state but the list of pods whose undoing has failed.
+//! undo; it owns no state but the list of what could not be undone.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -7,9 +7,18 @@ use std::time::Duration;
 use super::Pods;
 use super::error::chain;
 use super::resources::Remains;
+use crate::cgroup::CgroupPath;
+use crate::id::ContainerId;
 
 /// The time from an event to the pass that looks at it, and so between two passes.
 const PAUSE: Duration = Duration::from_secs(5);
+
+/// What is to be undone: a creation that failed, or what a recovery finds and does not adopt.
+pub(super) enum Unwanted {
+    Pod(Remains),
+    /// With its cgroup, where it is known.
+    Container(ContainerId, Option<CgroupPath>),
+}
 
 impl Pods {
     /// Goes on for ever.
@@ -39,23 +48,26 @@ impl Pods {
         Some(Duration::from_secs(self.config.abandoned_after_seconds).saturating_sub(oldest.elapsed()))
     }
 
-    /// Undoes a pod that is not to be; what cannot be undone now is tried again.
-    pub(super) async fn undo_or_retry(&self, remains: Remains) {
-        let errors = self.undo(&remains).await;
+    /// Undoes what is not to be; what cannot be undone now is tried again.
+    pub(super) async fn undo_or_retry(&self, what: Unwanted) {
+        let errors = match &what {
+            Unwanted::Pod(remains) => self.undo(remains).await,
+            Unwanted::Container(id, cgroup) => self.undo_container(id, cgroup.clone()).await,
+        };
         for error in &errors {
-            tracing::warn!(pod = %remains.id, "undoing will be tried again: {}", chain(error));
+            tracing::warn!("undoing will be tried again: {}", chain(error));
         }
         if !errors.is_empty() {
             // Held for a push or a take; never over an await.
-            self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).push(remains);
+            self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).push(what);
             self.attention.notify_one();
         }
     }
 
     async fn undo_unfinished(&self) {
         let unfinished = std::mem::take(&mut *self.unfinished.lock().unwrap_or_else(PoisonError::into_inner));
-        for remains in unfinished {
-            self.undo_or_retry(remains).await;
+        for what in unfinished {
+            self.undo_or_retry(what).await;
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use podd_monitor::protocol::{Overlay, Settings};
 
+use super::background::Unwanted;
 use super::bundle::Bundle;
 use super::container::{
     Container, ContainerFacts, ContainerName, ContainerRecord, ContainerRequest, ContainerStage,
@@ -107,9 +108,7 @@ impl Pods {
                 Ok(id)
             }
             Err(error) => {
-                for undo in self.undo_container(&id, Some(draft.facts.cgroup)).await {
-                    tracing::warn!(container = %id, "undoing a failed container: {}", chain(&undo));
-                }
+                self.undo_or_retry(Unwanted::Container(id, Some(draft.facts.cgroup))).await;
                 Err(error)
             }
         }

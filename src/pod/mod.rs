@@ -53,13 +53,13 @@ use crate::runtime::Runtime;
 use crate::spec::HostFacts;
 use crate::sys;
 use crate::sys::process::BootId;
+use background::Unwanted;
 pub use container::{Container, ContainerFacts, ContainerName, ContainerRequest};
 use error::Stage;
 pub use error::{Cause, PodError, chain};
 use index::Index;
 use names::Names;
 use paths::Paths;
-use resources::Remains;
 pub use sandbox::{Pod, PodFacts, PodName, PodRequest};
 pub use state::{ContainerState, Exit, Nanos, PodState, Reason, now};
 
@@ -79,8 +79,8 @@ pub struct Pods {
     index: Index,
     pod_names: Arc<Names<PodName, PodId>>,
     container_names: Arc<Names<ContainerName, ContainerId>>,
-    /// Pods that are not to be and could not be undone yet.
-    unfinished: Mutex<Vec<Remains>>,
+    /// What could not be undone yet.
+    unfinished: Mutex<Vec<Unwanted>>,
     /// Something was made, or could not be undone: the background has to look at it.
     attention: Notify,
 }
@@ -108,12 +108,14 @@ impl Pods {
         prepare(&paths)?;
         let cgroups = Cgroups::detect().map_err(OpenError::new("find the cgroup hierarchies"))?;
         let monitor_cgroup = CgroupPath::new(&config.monitor.cgroup).ok().filter(|path| !path.is_root());
+        let host = HostFacts::observe(cgroups.mode()).map_err(OpenError::new("look at the host"))?;
         let pods = Arc::new(Self {
             paths,
             images,
             network,
             runtimes: config.runtimes.keys().map(|name| (name.clone(), OnceCell::new())).collect(),
-            host: HostFacts::observe(cgroups.mode()).map_err(OpenError::new("look at the host"))?,
+            // Device nodes come and go: they are looked for when a container needs them.
+            host: HostFacts { devices: Vec::new(), ..host },
             cgroups,
             monitor_cgroup,
             boot_id: BootId::current().map_err(OpenError::new("read the boot ID"))?,

@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::Arc;
 
 use super::Pods;
+use super::background::Unwanted;
 use super::error::{PodError, Stage};
 use super::names::Claim;
 use super::resources::Remains;
@@ -66,7 +67,7 @@ impl Pods {
                 Ok(id)
             }
             Err(error) => {
-                self.undo_or_retry(Remains::of(&facts)).await;
+                self.undo_or_retry(Unwanted::Pod(Remains::of(&facts))).await;
                 Err(error)
             }
         }

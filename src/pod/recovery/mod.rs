@@ -13,9 +13,10 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
+use super::background::Unwanted;
 use super::bundle::cgroup_of;
 use super::container::{ContainerRecord, ContainerStage};
-use super::error::{PodError, chain};
+use super::error::chain;
 use super::resources::Remains;
 use super::sandbox::{Pod, PodRecord};
 use super::state::{ContainerState, now};
@@ -78,12 +79,14 @@ async fn recover_pod(pods: &Arc<Pods>, id: &PodId) {
 
 async fn undo_pod(pods: &Arc<Pods>, id: &PodId) {
     let record = read::<PodRecord>(&pods.paths.pod(id).record());
-    pods.undo_or_retry(record.map_or_else(|| Remains::by_id(id), |record| Remains::of(&record.facts))).await;
+    let remains = record.map_or_else(|| Remains::by_id(id), |record| Remains::of(&record.facts));
+    pods.undo_or_retry(Unwanted::Pod(remains)).await;
 }
 
 async fn recover_container(pods: &Arc<Pods>, id: &ContainerId) {
     let Some(record) = read::<ContainerRecord>(&pods.paths.container(id).record()) else {
-        return report(id, pods.undo_container(id, cgroup_of(&pods.paths.container(id).dir)).await);
+        let cgroup = cgroup_of(&pods.paths.container(id).dir);
+        return pods.undo_or_retry(Unwanted::Container(id.clone(), cgroup)).await;
     };
     let pod = pods.pod(record.facts.name.pod.as_str());
     let observed = observe(pods, &record).await;
@@ -96,7 +99,7 @@ async fn recover_container(pods: &Arc<Pods>, id: &ContainerId) {
             pods.record_state(&container);
         }
         (ContainerPlan::Undo, _) | (_, Err(_)) => {
-            report(id, pods.undo_container(id, Some(record.facts.cgroup)).await)
+            pods.undo_or_retry(Unwanted::Container(id.clone(), Some(record.facts.cgroup))).await;
         }
     }
 }
@@ -159,10 +162,4 @@ fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
         tracing::error!("what it describes is undone: {}", chain(&error));
         None
     })
-}
-
-fn report(id: &ContainerId, errors: Vec<PodError>) {
-    for error in errors {
-        tracing::warn!(container = %id, "undoing a container: {}", chain(&error));
-    }
 }

@@ -16,7 +16,6 @@ mod attachment;
 mod bandwidth;
 mod chain;
 mod config;
-mod demo;
 mod error;
 mod plugin;
 mod records;
@@ -38,7 +37,6 @@ use tokio::time::Instant;
 pub use self::attachment::{Attachment, Dns, PortMapping, Protocol};
 pub use self::bandwidth::InvalidBandwidth;
 pub use self::config::{CniVersion, InvalidConfig, MissingPlugin, NetworkList, NotReady, PluginConfig};
-pub use self::demo::default_conflist;
 pub use self::error::{Command, Failure, NetworkError, PluginError};
 pub use self::result::{Interface, PodNetwork, Route};
 

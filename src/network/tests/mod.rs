@@ -3,6 +3,7 @@
 //! Each test is a node of its own: its runtime lives in a private network namespace, in which the plugins make their
 //! bridges and iptables rules, so tests run side by side and leave nothing on the machine.
 
+mod bridge;
 mod hostile;
 mod plugins;
 mod recovery;

@@ -5,12 +5,13 @@ use std::net::{IpAddr, TcpListener, TcpStream};
 
 use serde_json::json;
 
+use super::bridge::bridge_conflist;
 use super::*;
-use crate::network::{PortMapping, Protocol, default_conflist};
+use crate::network::{PortMapping, Protocol};
 
 impl Node {
     fn bridge(&self) {
-        self.configure("10-bridge.conflist", default_conflist("br0", "10.77.0.0/24", &self.path("ipam")));
+        self.configure("10-bridge.conflist", bridge_conflist("br0", "10.77.0.0/24", &self.path("ipam")));
     }
 
     /// The addresses that host-local holds.

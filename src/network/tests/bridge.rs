@@ -1,4 +1,4 @@
-//! The network of a node that has none: a bridge with addresses of its own, for a first try without an add-on.
+//! The network that the tests with real plugins use: a bridge with addresses of its own.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use serde_json::json;
 ///
 /// The network has the bridge's name. `subnet` is an IPv4 or IPv6 prefix (`10.88.0.0/16`); host-local keeps the addresses
 /// that are taken below `data_dir`.
-pub fn default_conflist(bridge: &str, subnet: &str, data_dir: &Path) -> String {
+pub(super) fn bridge_conflist(bridge: &str, subnet: &str, data_dir: &Path) -> String {
     let everywhere = if subnet.contains(':') { "::/0" } else { "0.0.0.0/0" };
     let list = json!({
         "cniVersion": "1.0.0",

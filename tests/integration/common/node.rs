@@ -32,6 +32,8 @@ pub struct Names {
     pub cgroup_parent: String,
     /// The daemon's binary.
     pub binary: PathBuf,
+    /// Where what is on disk lies.
+    pub disk: PathBuf,
 }
 
 impl Names {
@@ -43,13 +45,14 @@ impl Names {
             subnet: format!("10.{}.{}", 128 + number % 120, number >> 8 & 0xff),
             cgroup_parent: format!("/podd-test-{tag}"),
             binary: env!("CARGO_BIN_EXE_podd").into(),
+            disk: std::env::temp_dir(),
             tag,
         }
     }
 
     /// All that is on disk.
     pub fn dir(&self) -> PathBuf {
-        std::env::temp_dir().join(format!("podd-test-{}", self.tag))
+        self.disk.join(format!("podd-test-{}", self.tag))
     }
 
     /// The daemon's `root`.
@@ -123,6 +126,14 @@ impl Node {
     #[allow(dead_code, reason = "only tests/bench measures other builds")]
     pub async fn start_binary(binary: PathBuf) -> Self {
         let names = Names { binary, ..Names::new() };
+        names.write_cni_conf();
+        Self::start_named(names, "").await
+    }
+
+    /// The same with all that is on disk below a directory.
+    #[allow(dead_code, reason = "only tests/bench measures other builds")]
+    pub async fn start_binary_on(binary: PathBuf, disk: &Path) -> Self {
+        let names = Names { binary, disk: disk.to_owned(), ..Names::new() };
         names.write_cni_conf();
         Self::start_named(names, "").await
     }

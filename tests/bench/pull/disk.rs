@@ -1,0 +1,55 @@
+//! A new file system for each turn.
+//!
+//! On one that was in use, ext4 searches at each new file through all the inodes freed in the last minutes, which it does not
+//! give out again so soon. Whoever pulls after others have deleted what they pulled would measure that, and not the pull.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::mount::{UnmountFlags, unmount};
+
+use crate::common::{program, random_tag};
+
+/// Holds either image several times; only what is written takes space.
+const SIZE: u64 = 8 << 30;
+
+/// An ext4 in a file, mounted.
+pub struct Disk {
+    file: PathBuf,
+    path: PathBuf,
+}
+
+impl Disk {
+    /// Makes and mounts one.
+    pub fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("podd-bench-{}", random_tag()));
+        let file = path.with_extension("ext4");
+        File::create(&file).unwrap().set_len(SIZE).unwrap();
+        fs::create_dir(&path).unwrap();
+        let disk = Self { file, path };
+        run(Command::new(program("mkfs.ext4")).args(["-q", "-F", "-E", "nodiscard"]).arg(&disk.file));
+        // The tables of inodes are not initialised behind the back of what is measured.
+        run(Command::new(program("mount")).args(["-o", "loop,noinit_itable"]).args([&disk.file, &disk.path]));
+        disk
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if let Err(error) = unmount(&self.path, UnmountFlags::empty()) {
+            eprintln!("unmounting {}: {error}", self.path.display());
+        }
+        let _ = fs::remove_dir(&self.path);
+        let _ = fs::remove_file(&self.file);
+    }
+}
+
+fn run(command: &mut Command) {
+    assert!(command.status().unwrap().success(), "{command:?}");
+}

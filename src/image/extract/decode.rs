@@ -4,10 +4,12 @@
 
 use std::io::{self, BufReader, Chain, Cursor, Read};
 
-use flate2::bufread::MultiGzDecoder;
+use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use super::error::ExtractError;
+use super::gunzip::Gunzip;
+use super::stream::Pool;
 use crate::image::digest::Digest;
 
 /// How much is read from the blob at a time.
@@ -76,13 +78,14 @@ type Body<R> = BufReader<Chain<Cursor<Vec<u8>>, Blob<R>>>;
 
 enum Format<R: Read> {
     Plain(Body<R>),
-    Gzip(Box<MultiGzDecoder<Body<R>>>),
+    Gzip(Box<Gunzip<Body<R>>>),
     Zstd(zstd::Decoder<'static, Body<R>>),
 }
 
 /// The tar bytes of a blob.
 pub(super) struct Decoder<R: Read> {
     format: Format<R>,
+    pool: Pool,
 }
 
 impl<R: Read> Decoder<R> {
@@ -102,28 +105,26 @@ impl<R: Read> Decoder<R> {
         let body = BufReader::with_capacity(READ_SIZE, Cursor::new(start).chain(blob));
         let format = match compression.unwrap_or(Compression::None) {
             Compression::None => Format::Plain(body),
-            Compression::Gzip => Format::Gzip(Box::new(MultiGzDecoder::new(body))),
+            Compression::Gzip => Format::Gzip(Box::new(Gunzip::new(body))),
             Compression::Zstd => {
                 let decoder = zstd::Decoder::with_buffer(body)
                     .map_err(|source| ExtractError::Decompress { format: "zstd", source })?;
                 Format::Zstd(decoder)
             }
         };
-        Ok(Self { format })
+        Ok(Self { format, pool: Pool::default() })
     }
 
-    /// Fills `buffer` as far as the stream goes; less than its length only at the end.
-    pub(super) fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, ExtractError> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.read(&mut buffer[filled..]) {
-                Ok(0) => break,
-                Ok(n) => filled += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(self.explain(e)),
-            }
-        }
-        Ok(filled)
+    /// The next chunk; only the last is not a full one, and none is empty.
+    pub(super) fn next(&mut self) -> Result<Option<Bytes>, ExtractError> {
+        let mut chunk = self.pool.take();
+        let read = match &mut self.format {
+            Format::Plain(body) => chunk.fill(body),
+            Format::Gzip(decoder) => chunk.fill(decoder),
+            Format::Zstd(decoder) => chunk.fill(decoder),
+        };
+        read.map_err(|e| self.explain(e))?;
+        Ok(chunk.into_bytes())
     }
 
     /// Reads what a decoder may have left of the blob and returns the digest of the whole.
@@ -139,14 +140,6 @@ impl<R: Read> Decoder<R> {
         }
         let hash = std::mem::take(&mut blob.hash);
         Ok(Digest::from_sha256(hash.finalize().into()))
-    }
-
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match &mut self.format {
-            Format::Plain(body) => body.read(buffer),
-            Format::Gzip(decoder) => decoder.read(buffer),
-            Format::Zstd(decoder) => decoder.read(buffer),
-        }
     }
 
     fn blob(&mut self) -> &mut Blob<R> {

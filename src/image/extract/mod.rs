@@ -15,6 +15,7 @@
 mod decode;
 mod entry;
 mod error;
+mod gunzip;
 mod input;
 mod stream;
 mod tree;
@@ -154,18 +155,12 @@ fn decode(
     hash: &SyncSender<Bytes>,
 ) -> Result<Digest, ExtractError> {
     let mut decoder = Decoder::new(input, compression, size)?;
-    loop {
-        let mut chunk = vec![0; stream::CHUNK_SIZE];
-        let len = decoder.fill(&mut chunk)?;
-        if len == 0 {
-            return decoder.finish();
-        }
-        chunk.truncate(len);
-        let chunk = Bytes::from(chunk);
+    while let Some(chunk) = decoder.next()? {
         if hash.send(chunk.clone()).is_err() || files.send(chunk).is_err() {
             return Err(ExtractError::Truncated("its tar archive"));
         }
     }
+    decoder.finish()
 }
 
 fn unpack(

@@ -4,7 +4,9 @@
 //! that a slow disk holds up the network and a layer never collects in memory.
 
 use std::collections::VecDeque;
+use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
@@ -17,6 +19,62 @@ pub(super) const CHUNK_SIZE: usize = 128 * 1024;
 
 /// How many chunks wait at most: half a megabyte for each layer and consumer.
 const CHUNKS_AHEAD: usize = 4;
+
+/// The memory of chunks that no one reads any more, to be used again: fresh memory costs more than what is done to it.
+#[derive(Clone, Default)]
+pub(super) struct Pool {
+    // Held to push or pop.
+    spare: Arc<Mutex<Vec<Box<[u8]>>>>,
+}
+
+/// A chunk to be filled, and then shared.
+pub(super) struct Chunk {
+    memory: Box<[u8]>,
+    filled: usize,
+    pool: Pool,
+}
+
+impl Pool {
+    /// An empty chunk.
+    pub(super) fn take(&self) -> Chunk {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let memory = spare.unwrap_or_else(|| vec![0; CHUNK_SIZE].into_boxed_slice());
+        Chunk { memory, filled: 0, pool: self.clone() }
+    }
+}
+
+impl Chunk {
+    /// Reads until it is full or the stream ends.
+    pub(super) fn fill(&mut self, from: &mut impl Read) -> io::Result<()> {
+        while self.filled < self.memory.len() {
+            match from.read(&mut self.memory[self.filled..]) {
+                Ok(0) => break,
+                Ok(count) => self.filled += count,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// What was read, to be shared; `None` when it is nothing.
+    pub(super) fn into_bytes(self) -> Option<Bytes> {
+        (self.filled > 0).then(|| Bytes::from_owner(self))
+    }
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        &self.memory[..self.filled]
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        let memory = std::mem::take(&mut self.memory);
+        self.pool.spare.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
+    }
+}
 
 /// A channel for chunks.
 pub(super) fn channel() -> (SyncSender<Bytes>, Receiver<Bytes>) {

@@ -2,6 +2,7 @@
 
 mod auth;
 mod blobs;
+mod endpoints;
 mod fault;
 mod manifests;
 mod real;

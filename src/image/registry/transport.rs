@@ -169,7 +169,7 @@ impl Transport {
                     Some(pause) => pause,
                     None => return Ok(response),
                 },
-                Ok(Err(e)) if is_last || certificate_fault(&e).is_some() => {
+                Ok(Err(e)) if is_last || tls_fault(&e).is_some() => {
                     return Err(context.transport(e));
                 }
                 Ok(Err(_)) => self.backoff(tries),
@@ -247,8 +247,8 @@ impl Transport {
         match ping(https).await {
             Ok(Ok(_)) => return Ok("https"),
             Ok(Err(e)) => {
-                if let Some(fault) = certificate_fault(&e) {
-                    return Err(context.unreachable(format!("the registry's certificate: {fault}")));
+                if let Some(fault) = tls_fault(&e) {
+                    return Err(context.unreachable(fault));
                 }
             }
             Err(_) => {}
@@ -278,12 +278,21 @@ pub(super) fn is_loopback(address: &str) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// The text of a certificate problem, where one is at the root of a failed request.
-fn certificate_fault(error: &reqwest::Error) -> Option<String> {
+/// What is wrong between two that both speak TLS, where that is at the root of a failed request. A server of plain HTTP
+/// is none: what it sends is no TLS message.
+fn tls_fault(error: &reqwest::Error) -> Option<String> {
     let mut next: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(cause) = next {
-        if let Some(fault @ rustls::Error::InvalidCertificate(_)) = cause.downcast_ref() {
-            return Some(causes(fault));
+        match cause.downcast_ref() {
+            Some(rustls::Error::InvalidMessage(_)) => return None,
+            Some(fault @ rustls::Error::InvalidCertificate(_)) => {
+                return Some(format!("the registry's certificate: {}", causes(fault)));
+            }
+            Some(fault @ rustls::Error::AlertReceived(_)) => {
+                return Some(format!("the registry ends TLS: {fault} (does it want a client certificate?)"));
+            }
+            Some(fault) => return Some(format!("TLS with the registry: {}", causes(fault))),
+            None => {}
         }
         // The source of an io::Error is that of what it wraps, not what it wraps.
         let wrapped = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);

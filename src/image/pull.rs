@@ -167,10 +167,15 @@ impl Puller {
         let unpacked = unpacking.await.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
         // Where the fetch has failed, unpacking has too, and knows less of why.
         fetched?;
-        unpacked.map_err(|source| ImageError::Layer {
-            reference: job.reference.to_string(),
-            layer: job.layer.digest.clone(),
-            source,
+        unpacked.map_err(|source| {
+            if is_damage(&source) {
+                job.source.distrust(&job.layer.digest);
+            }
+            ImageError::Layer {
+                reference: job.reference.to_string(),
+                layer: job.layer.digest.clone(),
+                source,
+            }
         })
     }
 
@@ -184,6 +189,26 @@ impl Puller {
         let turn = Arc::default();
         under_way.insert(of.to_owned(), Arc::downgrade(&turn));
         turn
+    }
+}
+
+/// Whether a blob's bytes are, or may be, others than its digest promises: another endpoint may have the right ones.
+fn is_damage(error: &ExtractError) -> bool {
+    match error {
+        ExtractError::Decompress { .. }
+        | ExtractError::Truncated(_)
+        | ExtractError::Archive(_)
+        | ExtractError::BlobTooLong { .. }
+        | ExtractError::BlobTooShort { .. }
+        | ExtractError::BlobDigest { .. } => true,
+        ExtractError::Input(_)
+        | ExtractError::UnsupportedCompression(_)
+        | ExtractError::Refused { .. }
+        | ExtractError::Limit { .. }
+        | ExtractError::Entry { .. }
+        | ExtractError::Staging { .. }
+        | ExtractError::NoSpace(_)
+        | ExtractError::DiffId { .. } => false,
     }
 }
 

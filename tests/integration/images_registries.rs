@@ -86,9 +86,10 @@ async fn a_mirror_that_dies_in_mid_stream_is_replaced_by_the_next() {
         (image.clone(), vec![name], vec![by_digest])
     );
     let pod = node.run_pod(PodSpec::new(&node, "dying")).await;
-    let spec = ContainerSpec::script("c", "cat /one /two | tr -d '\\n' | wc -c | tr -d '\\n'").with(|config| {
-        config.image = Some(api::ImageSpec { image, ..Default::default() });
-    });
+    let spec =
+        ContainerSpec::script("c", "cat /one /two | tr -d '\\n' | wc -c | tr -d '\\n'").with(|config| {
+            config.image = Some(api::ImageSpec { image, ..Default::default() });
+        });
     assert_eq!(node.run_to_end(&pod, spec).await, (0, "640000".to_owned()));
     node.finish().await;
 }
@@ -313,5 +314,25 @@ async fn a_broken_file_leaves_a_running_daemon_as_it_was_and_stops_the_next() {
     fs::remove_file(node.file("registries.conf")).unwrap();
     node.start_again().await;
     assert!(Path::new(&node.names.socket()).exists());
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_mirror_with_a_damaged_layer_is_left_by_the_next_try() {
+    let mut node = Node::start().await;
+    let pushed = large_image(registry::shared().await, "test/damaged").await;
+    let (corrupt, next) = (Front::new(Behaviour::CorruptLayers).await, Front::new(Behaviour::Watches).await);
+    node.registries_conf(&mirrored(&[&corrupt.host, &next.host]));
+    let name = format!("{ORIGIN}/{}", path_of(&pushed.reference));
+    let refused = node.pull(&name).await.unwrap_err();
+    assert_eq!(refused.code(), Code::DataLoss, "{refused:?}");
+    // One damaged layer ends a pull, so there is at most one such try for each.
+    let mut tries = 0;
+    while let Err(refused) = node.pull(&name).await {
+        assert_eq!(refused.code(), Code::DataLoss, "{refused:?}");
+        tries += 1;
+        assert!(tries < pushed.layers.len(), "the damaged mirror is asked again and again");
+    }
+    assert!(next.blobs() > 0);
     node.finish().await;
 }

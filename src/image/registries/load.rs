@@ -47,14 +47,10 @@ pub struct Snapshot {
 #[derive(Debug, Default)]
 pub struct Registries {
     paths: Paths,
-    // Held for a comparison of stamps, and while changed files are read; never over an await.
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    stamps: Stamps,
-    in_force: Arc<Snapshot>,
+    // Of the last reading. Held while the files are read, by threads that may wait.
+    stamps: Mutex<Stamps>,
+    // Held to copy a pointer; never over an await.
+    in_force: Mutex<Arc<Snapshot>>,
 }
 
 type Stamps = Vec<(PathBuf, Option<Stamp>)>;
@@ -71,33 +67,34 @@ impl Registries {
     /// Reads the files. Blocks.
     pub fn open(paths: Paths) -> Result<Self, LoadError> {
         let stamps = stamps(&paths);
-        let in_force = Arc::new(Snapshot::read(&paths)?);
-        Ok(Self { paths, state: Mutex::new(State { stamps, in_force }) })
+        let in_force = Mutex::new(Arc::new(Snapshot::read(&paths)?));
+        Ok(Self { paths, stamps: Mutex::new(stamps), in_force })
     }
 
     /// What one `registries.conf` says, for ever.
     #[cfg(test)]
     pub(crate) fn fixed(conf: RegistriesConf) -> Self {
-        let (paths, in_force) = (Paths::default(), Arc::new(Snapshot::of(conf)));
-        Self { state: Mutex::new(State { stamps: stamps(&paths), in_force }), paths }
+        let paths = Paths::default();
+        let stamps = Mutex::new(stamps(&paths));
+        Self { paths, stamps, in_force: Mutex::new(Arc::new(Snapshot::of(conf))) }
     }
 
     /// What was in force when last asked.
     pub fn in_force(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.lock().in_force)
+        Arc::clone(&self.in_force.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What is in force now: the files are read again if they have changed. Blocks.
     pub fn refreshed(&self) -> Arc<Snapshot> {
+        let mut last = self.stamps.lock().unwrap_or_else(PoisonError::into_inner);
         // Before the files are read: a change after this is seen the next time.
-        let stamps = stamps(&self.paths);
-        let mut state = self.lock();
-        if state.stamps != stamps {
-            state.stamps = stamps;
+        let now = stamps(&self.paths);
+        if *last != now {
+            *last = now;
             match Snapshot::read(&self.paths) {
                 Ok(snapshot) => {
                     tracing::info!("the configuration of registries has changed and is in force");
-                    state.in_force = Arc::new(snapshot);
+                    *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
                 }
                 Err(e) => {
                     let why = e.source_text();
@@ -105,11 +102,7 @@ impl Registries {
                 }
             }
         }
-        Arc::clone(&state.in_force)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.in_force()
     }
 }
 

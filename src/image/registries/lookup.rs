@@ -40,7 +40,7 @@ impl Lookup<'_> {
             self.add_mirrors(registry, matched, reference, &mut plan);
         }
         match self.origin(entry, reference) {
-            Ok(endpoint) => plan.endpoints.push(endpoint),
+            Ok(endpoint) => plan.add_origin(endpoint),
             Err(reason) => plan.refused.push(reason),
         }
         plan
@@ -151,6 +151,21 @@ impl Lookup<'_> {
             role,
             resolves: host.resolves,
             home,
+        }
+    }
+}
+
+impl Plan {
+    /// Adds the registry itself. Files for containerd often name it among its mirrors too: it is asked once.
+    fn add_origin(&mut self, origin: Endpoint) {
+        let is_same = |other: &&mut Endpoint| {
+            (&other.authority, &other.root, &other.reference)
+                == (&origin.authority, &origin.root, &origin.reference)
+                && other.resolves
+        };
+        match self.endpoints.iter_mut().find(is_same) {
+            Some(same) => same.role = Role::Origin,
+            None => self.endpoints.push(origin),
         }
     }
 }

@@ -72,10 +72,14 @@ struct Pace {
 impl BlobStream {
     pub(super) async fn open(source: Source, digest: &Digest, size: u64) -> Result<Self, RegistryError> {
         let context = Context::new(Stage::FetchBlob, format!("{digest} of {}", source.reference()));
+        let lost: Vec<bool> =
+            (0..source.endpoints()).map(|index| source.is_distrusted(digest, index)).collect();
+        let damaged = context.error(ErrorKind::DigestMismatch, "its copy was damaged a moment ago");
+        let failures = (0..lost.len()).filter(|index| lost[*index]).map(|index| (index, damaged.clone()));
         let mut stream = Self {
             at: source.chosen(),
-            lost: vec![false; source.endpoints()],
-            failures: BTreeMap::new(),
+            failures: failures.collect(),
+            lost,
             source,
             context,
             digest: digest.clone(),
@@ -195,6 +199,7 @@ impl BlobStream {
                 Ok((response, repeated)) => {
                     (self.at, self.body, self.repeated) = (index, Some(response), repeated);
                     self.pace = Pace::default();
+                    source.note_served(&self.digest, index);
                     return Ok(());
                 }
                 Err(e) => {

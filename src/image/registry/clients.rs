@@ -129,6 +129,12 @@ impl ClientPool {
         Ok(clients.clone())
     }
 
+    /// How many sets of clients were made besides the common one.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.lock().by_content.len()
+    }
+
     fn find_or_make(&self, trust: &Trust) -> Result<Clients, TrustError> {
         let material = Material::read(trust)?;
         if material.ca.is_empty() && material.client.is_none() && material.verify {

@@ -269,6 +269,11 @@ impl Session {
             read_body(response, LARGEST_MESSAGE, self.client.inner.transport.timeouts.header, context).await;
         let message = message_of(&body.unwrap_or_default(), &secrets);
         let hint = match (status, &self.credentials) {
+            (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, Credentials::Anonymous)
+                if !self.endpoint.home =>
+            {
+                "the auth file has no credentials for this mirror"
+            }
             (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, Credentials::Anonymous) => {
                 "no credentials were given (does the image exist, does the pod name a pull secret?)"
             }

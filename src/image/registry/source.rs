@@ -8,9 +8,9 @@
 //!
 //! An image with one endpoint has the patient round alone. Blobs begin at the endpoint that gave the manifest.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::auth_file::PullAuth;
 use super::blob::BlobStream;
@@ -38,6 +38,8 @@ struct Inner {
     refused: Vec<String>,
     /// The endpoint that gave the manifest.
     chosen: AtomicUsize,
+    /// Which endpoints gave bytes of which blob. Held for a map operation, never over an await.
+    served: Mutex<HashMap<Digest, BTreeSet<usize>>>,
 }
 
 impl Source {
@@ -67,7 +69,35 @@ impl Source {
             return Err(context.error(ErrorKind::Refused, refused.join("; ")));
         }
         let (client, reference, chosen) = (client.clone(), reference.clone(), AtomicUsize::new(0));
-        Ok(Self { inner: Arc::new(Inner { client, reference, sessions, refused, chosen }) })
+        let served = Mutex::default();
+        Ok(Self { inner: Arc::new(Inner { client, reference, sessions, refused, chosen, served }) })
+    }
+
+    /// Notes that a blob had other bytes than its digest promises: who gave some of them is passed over for it by later
+    /// pulls, while there are others.
+    pub fn distrust(&self, blob: &Digest) {
+        for &index in self.served().get(blob).into_iter().flatten() {
+            self.transport().note_damage(self.place(index), blob);
+        }
+    }
+
+    /// Notes who gives bytes of a blob.
+    pub(super) fn note_served(&self, blob: &Digest, index: usize) {
+        self.served().entry(blob.clone()).or_default().insert(index);
+    }
+
+    /// Whether an endpoint gave other bytes for a blob.
+    pub(super) fn is_distrusted(&self, blob: &Digest, index: usize) -> bool {
+        self.transport().has_damaged(self.place(index), blob)
+    }
+
+    fn place(&self, index: usize) -> String {
+        let endpoint = &self.inner.sessions[index].endpoint;
+        format!("{}{}{}", endpoint.authority, endpoint.root, endpoint.reference.repository())
+    }
+
+    fn served(&self) -> MutexGuard<'_, HashMap<Digest, BTreeSet<usize>>> {
+        self.inner.served.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The image's name.

@@ -15,12 +15,18 @@ use reqwest::{Request, Response, Url};
 
 use super::clients::{ClientPool, Clients};
 use super::error::{Context, RegistryError, causes};
+use crate::image::digest::Digest;
 use crate::image::registries::{Endpoint, Scheme};
 
 /// How often a request is tried in all.
 pub(super) const TRIES: u32 = 3;
 /// The longest pause that a registry may ask for; beyond it the pull fails and the kubelet tries again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How long a damaged blob is remembered: longer than the kubelet waits between two pulls at most (5 minutes).
+const DAMAGE_MEMORY: Duration = Duration::from_secs(600);
+/// More damaged blobs than are worth remembering.
+const MOST_DAMAGE: usize = 1024;
 
 /// How long each part of an exchange may take.
 #[derive(Debug, Clone)]
@@ -72,6 +78,8 @@ pub(super) struct Transport {
     schemes: Mutex<HashMap<String, &'static str>>,
     /// Until when an endpoint that could not be reached is passed over. Held likewise.
     down: Mutex<HashMap<String, Instant>>,
+    /// Until when a place is passed over for a blob that was damaged there. Held likewise.
+    damage: Mutex<HashMap<(String, Digest), Instant>>,
 }
 
 impl Transport {
@@ -81,7 +89,14 @@ impl Transport {
         timeouts: Timeouts,
     ) -> Result<Self, SetupError> {
         let pool = ClientPool::new(user_agent, timeouts.connect)?;
-        Ok(Self { pool, insecure, timeouts, schemes: Mutex::default(), down: Mutex::default() })
+        Ok(Self {
+            pool,
+            insecure,
+            timeouts,
+            schemes: Mutex::default(),
+            down: Mutex::default(),
+            damage: Mutex::default(),
+        })
     }
 
     /// Whether plain HTTP will do for an endpoint.
@@ -140,6 +155,21 @@ impl Transport {
         }
     }
 
+    /// Whether a place had a damaged copy of a blob.
+    pub(super) fn has_damaged(&self, place: String, blob: &Digest) -> bool {
+        let damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
+        damage.get(&(place, blob.clone())).is_some_and(|until| *until > Instant::now())
+    }
+
+    /// Notes that a place has a damaged copy of a blob.
+    pub(super) fn note_damage(&self, place: String, blob: &Digest) {
+        let mut damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
+        damage.retain(|_, until| *until > Instant::now());
+        if damage.len() < MOST_DAMAGE {
+            damage.insert((place, blob.clone()), Instant::now() + DAMAGE_MEMORY);
+        }
+    }
+
     /// Forgets how a registry was spoken to, after it could not be reached that way.
     pub(super) fn forget(&self, registry: &str) {
         self.lock().remove(registry);
@@ -169,10 +199,11 @@ impl Transport {
                     Some(pause) => pause,
                     None => return Ok(response),
                 },
-                Ok(Err(e)) if is_last || tls_fault(&e).is_some() => {
-                    return Err(context.transport(e));
-                }
-                Ok(Err(_)) => self.backoff(tries),
+                Ok(Err(e)) => match tls_fault(&e) {
+                    Some(fault) => return Err(context.unreachable(fault)),
+                    None if is_last => return Err(context.transport(e)),
+                    None => self.backoff(tries),
+                },
                 Err(_) if is_last => {
                     let limit = self.timeouts.header;
                     return Err(context.unreachable(format!("no answer within {limit:?}")));

@@ -41,6 +41,8 @@ pub enum Behaviour {
     Busy(usize),
     /// The first answer with a layer breaks off after half of the body, and then nobody listens any more.
     Dies,
+    /// Every layer has one byte changed, but not the configurations.
+    CorruptLayers,
     /// Nothing is done; the requests are only counted.
     Watches,
 }
@@ -228,7 +230,8 @@ impl State {
         self.blobs.fetch_add(1, Ordering::Relaxed);
         self.ranges.fetch_add(usize::from(ranged), Ordering::Relaxed);
         match self.behaviour {
-            Behaviour::Corrupt => {
+            Behaviour::CorruptLayers if body.len() <= LAYER => whole(body),
+            Behaviour::Corrupt | Behaviour::CorruptLayers => {
                 let mut bytes = body.to_vec();
                 let middle = bytes.len() / 2;
                 bytes[middle] ^= 1;

@@ -268,3 +268,36 @@ async fn absurd_manifests_are_refused() {
         assert_eq!(error.kind(), kind, "{error}");
     }
 }
+
+#[tokio::test]
+async fn a_damaged_blob_is_taken_from_another_mirror_the_next_time() {
+    let catalog = Catalog::with_image(&[b"layer"]);
+    let copy = catalog.clone();
+    let corrupt =
+        FaultRegistry::start(move |seen| match seen.path.ends_with(Digest::of(b"layer").as_str()) {
+            true => copy.answer(seen).corrupted(),
+            false => copy.answer(seen),
+        })
+        .await;
+    let good = server(&catalog).await;
+    let client = mirrored(&[corrupt.address.to_string(), good.address.to_string()]);
+    let layer = Digest::of(b"layer");
+    let mut fetched = Vec::new();
+    for _ in 0..2 {
+        let source = source(&client, "origin.test/app:v1").await;
+        source.resolve(&amd64(), &|_| None).await.unwrap();
+        let bytes = source.open_blob(&layer, 5).await.unwrap().next_chunk().await.unwrap().unwrap();
+        if Digest::of(&bytes) != layer {
+            source.distrust(&layer);
+        }
+        fetched.push(bytes);
+    }
+    assert!(fetched[0] != "layer" && fetched[1] == "layer", "{fetched:?}");
+    // With nobody else it is asked again.
+    let alone = mirrored(&[corrupt.address.to_string()]);
+    let source = source(&alone, "origin.test/app:v1").await;
+    for _ in 0..2 {
+        source.open_blob(&layer, 5).await.unwrap();
+        source.distrust(&layer);
+    }
+}

@@ -5,5 +5,6 @@ mod blobs;
 mod endpoints;
 mod fault;
 mod manifests;
+mod proxy;
 mod real;
 mod tls;

@@ -30,9 +30,10 @@
 //!
 //! 1. [`image::Images::pull`] parses the reference and the credentials, again in a task of the daemon's.
 //! 2. One pull at a time for each reference, and for each image: the next one finds what the first has brought.
-//! 3. [`image::registry::RegistryClient::resolve_knowing`] gets index, manifest and configuration, each verified by digest.
+//! 3. [`image::registry::RegistryClient::source`] finds the image's endpoints, mirrors first ([`image::registries`]), and
+//!    [`image::registry::Source::resolve`] gets index, manifest and configuration there, each verified by digest.
 //! 4. [`image::store::Store::stage`] makes a staging directory. For each layer that is not here, within one limit for the node,
-//!    [`image::registry::RegistryClient::open_blob`] streams it, taking up a broken connection where it broke, and
+//!    [`image::registry::Source::open_blob`] streams it, taking up a broken connection where it broke, and
 //!    [`image::extract::extract_layer`] hashes, decompresses, hashes again and unpacks it as it comes.
 //! 5. [`image::store::Store::commit_image`] flushes all of it once, renames the layers into place and writes the image's
 //!    record. Up to that rename there is only garbage; from the record on the image survives a power cut.

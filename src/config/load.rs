@@ -93,7 +93,10 @@ impl Config {
                 registries_conf: "/etc/containers/registries.conf".into(),
                 policy: "/etc/containers/policy.json".into(),
                 certs_dir: "/etc/containers/certs.d".into(),
+                hosts_dir: PathBuf::new(),
                 auth_file: PathBuf::new(),
+                namespaced_auth_dir: PathBuf::new(),
+                stall_timeout_seconds: 30,
                 max_parallel_layers: 4,
                 insecure_registries: Vec::new(),
             },
@@ -142,7 +145,10 @@ fn apply(config: &mut Config, mut reader: Reader<'_>) {
         reader.optional_path("registries_conf", &mut config.images.registries_conf);
         reader.optional_path("policy", &mut config.images.policy);
         reader.optional_path("certs_dir", &mut config.images.certs_dir);
+        reader.optional_path("hosts_dir", &mut config.images.hosts_dir);
         reader.optional_path("auth_file", &mut config.images.auth_file);
+        reader.optional_path("namespaced_auth_dir", &mut config.images.namespaced_auth_dir);
+        reader.number("stall_timeout_seconds", 1..=3600, &mut config.images.stall_timeout_seconds);
         reader.number("max_parallel_layers", 1..=64, &mut config.images.max_parallel_layers);
         reader.strings("insecure_registries", &mut config.images.insecure_registries);
     });

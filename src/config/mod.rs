@@ -116,8 +116,14 @@ pub struct ImagesConfig {
     pub policy: PathBuf,
     /// Certificates by registry (containers-certs.d(5)).
     pub certs_dir: PathBuf,
+    /// containerd's directory of `hosts.toml` files by registry; empty: none.
+    pub hosts_dir: PathBuf,
     /// Credentials for every pull (containers-auth.json(5)); empty: none.
     pub auth_file: PathBuf,
+    /// Where a credential provider leaves auth files by namespace and image; empty: nowhere.
+    pub namespaced_auth_dir: PathBuf,
+    /// How long a layer may come without a byte, or too slowly, before its connection is given up, in seconds.
+    pub stall_timeout_seconds: u64,
     /// How many layers the node fetches at a time, all pulls together.
     pub max_parallel_layers: u64,
     /// Registries (`host:port`) that may be spoken to by plain HTTP, besides those on loopback.

@@ -60,7 +60,12 @@ impl Page {
         self.key("registries_conf", path(&images.registries_conf), "containers-registries.conf(5)");
         self.key("policy", path(&images.policy), "containers-policy.json(5)");
         self.key("certs_dir", path(&images.certs_dir), "containers-certs.d(5)");
+        self.key("hosts_dir", path(&images.hosts_dir), "containerd's hosts.toml by registry; empty: none");
         self.key("auth_file", path(&images.auth_file), "containers-auth.json(5); empty: none");
+        let namespaced = path(&images.namespaced_auth_dir);
+        self.key("namespaced_auth_dir", namespaced, "of crio-credential-provider; empty: none");
+        let stall = images.stall_timeout_seconds.to_string();
+        self.key("stall_timeout_seconds", stall, "a layer without bytes is asked for again");
         self.key("max_parallel_layers", images.max_parallel_layers.to_string(), "of the whole node");
         let insecure = list(images.insecure_registries.iter().map(|host| text(host)));
         self.key("insecure_registries", insecure, "host:port of plain HTTP, besides loopback");

@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 use super::{Service, error, render, stream};
 use crate::api;
 use crate::api::image_service_server::ImageService;
-use crate::image::Image;
+use crate::image::{Image, PullRequest};
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -47,7 +47,10 @@ impl ImageService for Service {
         let request = request.into_inner();
         let name = named("image", request.image)?;
         let images = self.pods.images().clone();
-        let pull = async move { images.pull(&name, request.auth.as_ref()).await };
+        let pod = request.sandbox_config.and_then(|config| config.metadata);
+        let namespace = pod.map(|metadata| metadata.namespace).unwrap_or_default();
+        let asked = PullRequest { auth: request.auth, namespace };
+        let pull = async move { images.pull(&name, asked).await };
         let pulled = self.operations.run(pull).await?.map_err(|e| error::image("PullImage", &e))?;
         Ok(Response::new(api::PullImageResponse { image_ref: pulled.id.to_string() }))
     }

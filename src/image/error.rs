@@ -2,7 +2,8 @@
 
 use super::digest::Digest;
 use super::extract::ExtractError;
-use super::reference::InvalidReference;
+use super::reference::{InvalidReference, Reference};
+use super::registries::LoadError;
 use super::registry::{CredentialsError, ErrorKind, RegistryError, SetupError};
 use super::store::StoreError;
 
@@ -27,6 +28,14 @@ pub enum ImageError {
     Store(#[from] StoreError),
     #[error("cannot get ready to speak to registries")]
     Setup(#[from] SetupError),
+    #[error(transparent)]
+    Registries(#[from] LoadError),
+    #[error(
+        "short name {name:?} may mean {}, and short-name-mode is enforcing: write the registry's name too", list(.candidates)
+    )]
+    AmbiguousName { name: String, candidates: Vec<Reference> },
+    #[error("short name {name:?} was not found under any of its names: {}", outcomes(.failures))]
+    NoCandidate { name: String, failures: Vec<ImageError> },
 }
 
 /// What a failure means to a client.
@@ -55,7 +64,7 @@ impl ImageError {
             Self::Reference(_) | Self::Credentials(_) => ImageErrorKind::Invalid,
             Self::Registry(error) => match error.kind() {
                 ErrorKind::NotFound => ImageErrorKind::NotFound,
-                ErrorKind::Unauthorized | ErrorKind::Denied => ImageErrorKind::Denied,
+                ErrorKind::Unauthorized | ErrorKind::Denied | ErrorKind::Refused => ImageErrorKind::Denied,
                 ErrorKind::Unavailable => ImageErrorKind::Unavailable,
                 ErrorKind::TooLarge | ErrorKind::Invalid | ErrorKind::DigestMismatch => {
                     ImageErrorKind::Corrupt
@@ -67,7 +76,24 @@ impl ImageError {
             Self::Layer { source: ExtractError::Staging { .. }, .. } => ImageErrorKind::Internal,
             Self::Layer { .. } => ImageErrorKind::Corrupt,
             Self::Store(StoreError::Ambiguous { .. }) => ImageErrorKind::Invalid,
-            Self::Store(_) | Self::Setup(_) => ImageErrorKind::Internal,
+            Self::AmbiguousName { .. } => ImageErrorKind::Invalid,
+            // What may pass or can be mended says more than "not found".
+            Self::NoCandidate { failures, .. } => {
+                let kinds = failures.iter().map(Self::kind);
+                kinds
+                    .clone()
+                    .find(|kind| *kind != ImageErrorKind::NotFound)
+                    .unwrap_or(ImageErrorKind::NotFound)
+            }
+            Self::Store(_) | Self::Setup(_) | Self::Registries(_) => ImageErrorKind::Internal,
         }
     }
+}
+
+fn list(references: &[Reference]) -> String {
+    references.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ")
+}
+
+fn outcomes(failures: &[ImageError]) -> String {
+    failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }

@@ -4,12 +4,14 @@ use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::digest::Digest;
-use super::error::ImageError;
+use super::error::{ImageError, ImageErrorKind};
 use super::pull::Puller;
 use super::reference::Reference;
-use super::registry::{ClientConfig, Credentials, RegistryClient};
+use super::registries::{Paths, Registries};
+use super::registry::{AuthFile, ClientConfig, Credentials, PullAuth, RegistryClient, Timeouts};
 use super::rootfs::RootFs;
 use super::store::{Image, Lease, Store, StoreError, Usage};
 use crate::api::AuthConfig;
@@ -23,18 +25,40 @@ pub struct Images {
     root: PathBuf,
     store: Store,
     puller: Arc<Puller>,
+    registries: Arc<Registries>,
+    namespaced_auth_dir: Option<PathBuf>,
+}
+
+/// Who asks for an image, besides its name.
+#[derive(Debug, Clone, Default)]
+pub struct PullRequest {
+    /// The credentials of the request.
+    pub auth: Option<AuthConfig>,
+    /// The Kubernetes namespace of the pod that it is for; empty where it is for none.
+    pub namespace: String,
 }
 
 impl Images {
     /// Opens the store below `root`, collects its garbage, and gets ready to pull. Blocks.
     pub fn open(config: &ImagesConfig, root: &Path) -> Result<Self, ImageError> {
         let store = Store::open(root)?;
-        let auth_file = (!config.auth_file.as_os_str().is_empty()).then(|| config.auth_file.clone());
-        let insecure_registries = config.insecure_registries.clone();
-        let client =
-            RegistryClient::new(ClientConfig { insecure_registries, auth_file, ..Default::default() })?;
+        let registries = Arc::new(Registries::open(Paths {
+            registries_conf: config.registries_conf.clone(),
+            certs_dir: config.certs_dir.clone(),
+            hosts_dir: config.hosts_dir.clone(),
+        })?);
+        let given = |path: &PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
+        let stall = Duration::from_secs(config.stall_timeout_seconds);
+        let client = RegistryClient::new(ClientConfig {
+            insecure_registries: config.insecure_registries.clone(),
+            auth_file: given(&config.auth_file),
+            registries: Arc::clone(&registries),
+            timeouts: Timeouts { stall, ..Timeouts::default() },
+            ..ClientConfig::default()
+        })?;
         let puller = Arc::new(Puller::new(store.clone(), client, config.max_parallel_layers));
-        Ok(Self { root: root.to_owned(), store, puller })
+        let namespaced_auth_dir = given(&config.namespaced_auth_dir);
+        Ok(Self { root: root.to_owned(), store, puller, registries, namespaced_auth_dir })
     }
 
     /// Where the images lie.
@@ -47,32 +71,57 @@ impl Images {
         self.store.images()
     }
 
-    /// The image that a name with tag or digest, an ID or a unique prefix of one stands for.
+    /// The image that a name with tag or digest, an ID or a unique prefix of one stands for. A short name is looked for
+    /// under every name that a pull of it would try.
     pub fn find(&self, name: &str) -> Result<Option<Arc<Image>>, ImageError> {
-        match Name::parse(name)? {
-            Name::Reference(reference) => self.find_reference(&reference, name),
-            Name::Id => Ok(self.store.find(name)?),
-        }
+        Ok(self.find_named(name)?.map(|(image, _)| image))
     }
 
-    /// Pulls what the reference names, and answers when it would survive a power cut.
-    pub async fn pull(&self, name: &str, auth: Option<&AuthConfig>) -> Result<Arc<Image>, ImageError> {
-        let reference: Reference = name.parse()?;
-        let credentials = match auth {
-            Some(auth) => Credentials::from_cri(auth, &reference)?,
-            None => Credentials::Anonymous,
-        };
-        self.puller.pull(&reference, &credentials).await
+    /// Pulls what the name stands for, and answers when it would survive a power cut.
+    pub async fn pull(&self, name: &str, request: PullRequest) -> Result<Arc<Image>, ImageError> {
+        let (candidates, namespaced) = self.prepare(name, &request.namespace).await?;
+        let mut failures = Vec::new();
+        for candidate in &candidates {
+            let given = match &request.auth {
+                Some(auth) if is_meant(candidate, &candidates, auth) => {
+                    Credentials::from_cri(auth, candidate)?
+                }
+                Some(_) | None => Credentials::Anonymous,
+            };
+            match self.puller.pull(candidate, &PullAuth::new(given, namespaced.clone())).await {
+                Err(e) if candidates.len() > 1 && is_about_candidate(&e) => {
+                    tracing::debug!(name, %candidate, "{e}");
+                    failures.push(e);
+                }
+                ended => return ended,
+            }
+        }
+        Err(ImageError::NoCandidate { name: name.to_owned(), failures })
+    }
+
+    /// What the name may stand for, and the auth file that was left for this pull.
+    async fn prepare(
+        &self,
+        name: &str,
+        namespace: &str,
+    ) -> Result<(Vec<Reference>, Option<Arc<AuthFile>>), ImageError> {
+        let plain: Reference = name.parse()?;
+        let registries = Arc::clone(&self.registries);
+        let snapshot = sys::blocking(move || registries.refreshed()).await;
+        let candidates = snapshot.conf().candidates(name)?;
+        if candidates.len() > 1 && snapshot.conf().refuses_ambiguity() {
+            return Err(ImageError::AmbiguousName { name: name.to_owned(), candidates });
+        }
+        let Some(directory) = self.namespaced_auth_dir.clone() else { return Ok((candidates, None)) };
+        let namespace = namespace.to_owned();
+        let taken = sys::blocking(move || AuthFile::take(&directory, &namespace, &plain)).await?;
+        Ok((candidates, taken))
     }
 
     /// Removes an image, or one tag of several. What is not there is a success (B19). Containers keep the layers that they
     /// stand on for as long as they exist.
     pub async fn remove(&self, name: &str) -> Result<(), ImageError> {
-        let Some(image) = self.find(name)? else { return Ok(()) };
-        let tag = match Name::parse(name)? {
-            Name::Reference(reference) => reference.repo_tag().filter(|tag| image.tags.contains(tag)),
-            Name::Id => None,
-        };
+        let Some((image, tag)) = self.find_named(name)? else { return Ok(()) };
         let store = self.store.clone();
         let removal = move || match tag {
             Some(tag) if image.tags.len() > 1 => store.untag(&tag),
@@ -112,32 +161,49 @@ impl Images {
         self.store.read_file(image, path, max)
     }
 
-    fn find_reference(&self, reference: &Reference, written: &str) -> Result<Option<Arc<Image>>, ImageError> {
-        let name = match reference.digest() {
-            Some(digest) => Some(reference.repo_digest(digest)),
-            None => reference.repo_tag(),
-        };
-        if let Some(image) = name.map(|name| self.store.find(&name)).transpose()?.flatten() {
-            return Ok(Some(image));
+    /// The image that a name stands for, and the tag by which it was found.
+    fn find_named(&self, name: &str) -> Result<Option<Found>, ImageError> {
+        if is_id(name) {
+            return Ok(self.store.find(name)?.map(|image| (image, None)));
+        }
+        for reference in self.registries.in_force().conf().candidates(name)? {
+            let key = match reference.digest() {
+                Some(digest) => Some(reference.repo_digest(digest)),
+                None => reference.repo_tag(),
+            };
+            if let Some(image) = key.map(|key| self.store.find(&key)).transpose()?.flatten() {
+                let tag = reference.repo_tag().filter(|tag| image.tags.contains(tag));
+                return Ok(Some((image, tag)));
+            }
         }
         // `abc123` may be a short name or the beginning of an ID.
-        if is_hex(written) { Ok(self.store.find(written)?) } else { Ok(None) }
+        if is_hex(name) { Ok(self.store.find(name)?.map(|image| (image, None))) } else { Ok(None) }
     }
 }
 
-/// What a client can mean by a name.
-enum Name {
-    Id,
-    Reference(Reference),
+/// An image, and the tag by which it was found.
+type Found = (Arc<Image>, Option<String>);
+
+/// Whether a name can only be an ID.
+fn is_id(name: &str) -> bool {
+    let hex = name.strip_prefix("sha256:").unwrap_or(name);
+    is_hex(hex) && (hex.len() == 64 || hex.len() < name.len())
 }
 
-impl Name {
-    fn parse(name: &str) -> Result<Self, ImageError> {
-        let hex = name.strip_prefix("sha256:").unwrap_or(name);
-        if is_hex(hex) && (hex.len() == 64 || hex.len() < name.len()) {
-            return Ok(Self::Id);
-        }
-        Ok(Self::Reference(name.parse()?))
+/// Whether credentials of a request are meant for this candidate. The kubelet chooses them for the name as it reads it,
+/// which makes a short name Docker Hub's; another of several candidates gets them only if they name it.
+fn is_meant(candidate: &Reference, candidates: &[Reference], auth: &AuthConfig) -> bool {
+    candidates.len() == 1 || !auth.server_address.is_empty() || candidate.registry() == "docker.io"
+}
+
+/// Whether another candidate may do better.
+fn is_about_candidate(error: &ImageError) -> bool {
+    match error.kind() {
+        ImageErrorKind::NotFound
+        | ImageErrorKind::Denied
+        | ImageErrorKind::Unavailable
+        | ImageErrorKind::Corrupt => true,
+        ImageErrorKind::Invalid | ImageErrorKind::NoSpace | ImageErrorKind::Internal => false,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Images: references and registries, layers and the store that keeps them, and the root file systems made of them.
 //!
 //! [`Images`] is what the rest of podd sees. A pull goes `registry` (fetch) -> `extract` (unpack and verify) -> `store`
-//! (commit); the way of one is told in `pull.rs`.
+//! (commit); the way of one is told in `pull.rs`. Which endpoints serve an image is the business of `registries`.
 
 pub mod digest;
 mod error;
@@ -9,10 +9,11 @@ pub mod extract;
 mod images;
 mod pull;
 pub mod reference;
+pub mod registries;
 pub mod registry;
 pub mod rootfs;
 pub mod store;
 
 pub use error::{ImageError, ImageErrorKind};
-pub use images::Images;
+pub use images::{Images, PullRequest};
 pub use store::{Image, Lease};

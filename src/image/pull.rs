@@ -24,7 +24,7 @@ use super::digest::Digest;
 use super::error::ImageError;
 use super::extract::{ChannelReader, ExtractError, Extracted, LayerExpectation, Limits, extract_layer};
 use super::reference::Reference;
-use super::registry::{BlobStream, Credentials, LayerDescriptor, Platform, RegistryClient, Resolved};
+use super::registry::{BlobStream, LayerDescriptor, Platform, PullAuth, RegistryClient, Resolved, Source};
 use super::store::{Image, NewImage, Staging, Store, chain_ids};
 use crate::sys;
 
@@ -46,7 +46,7 @@ pub(super) struct Puller {
 struct Job {
     index: usize,
     reference: Reference,
-    credentials: Credentials,
+    source: Source,
     layer: LayerDescriptor,
     diff_id: Digest,
     staging: Arc<Staging>,
@@ -68,7 +68,7 @@ impl Puller {
     pub(super) async fn pull(
         self: &Arc<Self>,
         reference: &Reference,
-        credentials: &Credentials,
+        auth: &PullAuth,
     ) -> Result<Arc<Image>, ImageError> {
         let began = Instant::now();
         let by_name = self.turn(&reference.to_string());
@@ -77,12 +77,13 @@ impl Puller {
             let image = self.store.find(id.as_str()).ok()??;
             Some(Bytes::from(image.raw_config.clone()))
         };
-        let resolved = self.client.resolve_knowing(reference, credentials, &self.platform, &known).await?;
+        let source = self.client.source(reference, auth).await?;
+        let resolved = source.resolve(&self.platform, &known).await?;
         let by_id = self.turn(resolved.config_digest.as_str());
         let _by_id = by_id.lock().await;
         let store = self.store.clone();
         let staging = Arc::new(sys::blocking(move || store.stage()).await?);
-        let layers = self.layers(reference, credentials, &resolved, &staging).await?;
+        let layers = self.layers(reference, &source, &resolved, &staging).await?;
         let fetched = layers.iter().flatten().count();
         let new = NewImage {
             size: resolved.layers.iter().map(|layer| layer.size).sum::<u64>() + resolved.config.len() as u64,
@@ -104,7 +105,7 @@ impl Puller {
     async fn layers(
         self: &Arc<Self>,
         reference: &Reference,
-        credentials: &Credentials,
+        source: &Source,
         resolved: &Resolved,
         staging: &Arc<Staging>,
     ) -> Result<Vec<Option<Extracted>>, ImageError> {
@@ -118,7 +119,7 @@ impl Puller {
             let job = Job {
                 index,
                 reference: reference.clone(),
-                credentials: credentials.clone(),
+                source: source.clone(),
                 layer: layer.clone(),
                 diff_id: resolved.diff_ids[index].clone(),
                 staging: Arc::clone(staging),
@@ -154,7 +155,7 @@ impl Puller {
         };
         let Ok(_permit) = permit else { return Err(aborted()) };
         let (digest, size) = (&job.layer.digest, job.layer.size);
-        let blob = self.client.open_blob(&job.reference, &job.credentials, digest, size).await?;
+        let blob = job.source.open_blob(digest, size).await?;
         let (sender, receiver) = mpsc::channel(CHUNKS);
         let staging = job.staging.layer(job.index);
         let expected = LayerExpectation { digest: digest.clone(), size, diff_id: job.diff_id.clone() };
@@ -166,10 +167,15 @@ impl Puller {
         let unpacked = unpacking.await.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
         // Where the fetch has failed, unpacking has too, and knows less of why.
         fetched?;
-        unpacked.map_err(|source| ImageError::Layer {
-            reference: job.reference.to_string(),
-            layer: job.layer.digest.clone(),
-            source,
+        unpacked.map_err(|source| {
+            if is_damage(&source) {
+                job.source.distrust(&job.layer.digest);
+            }
+            ImageError::Layer {
+                reference: job.reference.to_string(),
+                layer: job.layer.digest.clone(),
+                source,
+            }
         })
     }
 
@@ -183,6 +189,26 @@ impl Puller {
         let turn = Arc::default();
         under_way.insert(of.to_owned(), Arc::downgrade(&turn));
         turn
+    }
+}
+
+/// Whether a blob's bytes are, or may be, others than its digest promises: another endpoint may have the right ones.
+fn is_damage(error: &ExtractError) -> bool {
+    match error {
+        ExtractError::Decompress { .. }
+        | ExtractError::Truncated(_)
+        | ExtractError::Archive(_)
+        | ExtractError::BlobTooLong { .. }
+        | ExtractError::BlobTooShort { .. }
+        | ExtractError::BlobDigest { .. } => true,
+        ExtractError::Input(_)
+        | ExtractError::UnsupportedCompression(_)
+        | ExtractError::Refused { .. }
+        | ExtractError::Limit { .. }
+        | ExtractError::Entry { .. }
+        | ExtractError::Staging { .. }
+        | ExtractError::NoSpace(_)
+        | ExtractError::DiffId { .. } => false,
     }
 }
 

@@ -94,6 +94,11 @@ impl Reference {
         format!("{}@{digest}", self.name())
     }
 
+    /// Whether a text names its registry itself, rather than leaving it to a default.
+    pub fn names_registry(text: &str) -> bool {
+        text.split_once('/').is_some_and(|(first, _)| looks_like_registry(first))
+    }
+
     fn parse(text: &str) -> Result<Self, Reason> {
         if text.is_empty() {
             return Err(Reason::Empty);

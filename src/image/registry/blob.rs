@@ -3,15 +3,20 @@
 //! ```text
 //!            chunk                     size reached, body ends
 //!   Open ───────────▶ Open            ──────────────────────▶ done
-//!    │ break, stall, early end
+//!    │ break, stall, trickle, early end
 //!    ▼
 //!   Broken ── pause, Range request ──▶ Open      (bounded; progress renews the allowance)
 //! ```
 //!
+//! The Range request goes to the same endpoint first, and to the next ones where that does not have it, does not answer, or
+//! breaks again without [`PROGRESS`]; one that stalls is left at once. The stream is one for the consumer, whose hash goes on.
+//!
 //! Exactly `size` bytes come out, or an error. Whether they are the right ones is for the consumer to find out, who reads
 //! them once anyway: see [`Hasher`](crate::image::digest::Hasher).
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -23,6 +28,7 @@ use tokio_util::io::StreamReader;
 
 use super::error::{Context, ErrorKind, RegistryError, Stage};
 use super::session::Session;
+use super::source::Source;
 use crate::image::digest::Digest;
 
 /// How often in a row a connection may break without [`PROGRESS`] in between.
@@ -30,9 +36,19 @@ const MOST_BREAKS: u32 = 5;
 /// As much as has to arrive for earlier breaks to be forgotten.
 const PROGRESS: u64 = 1024 * 1024;
 
+/// The least that an endpoint has to send in the time of a stall, in bytes per second. Who trickles holds one of the few
+/// places for layers, so it is taken for stalled; the slowest line that a node could live with is a hundred times faster.
+const LEAST_RATE: u64 = 1024;
+
 /// The body of a blob, in order, resumed where a connection breaks.
 pub struct BlobStream {
-    session: Session,
+    source: Source,
+    /// The endpoint that sends, or that is asked first.
+    at: usize,
+    /// Endpoints that do not have the blob, or lie about it.
+    lost: Vec<bool>,
+    /// What went wrong last, by endpoint.
+    failures: BTreeMap<usize, RegistryError>,
     context: Context,
     digest: Digest,
     size: u64,
@@ -43,13 +59,28 @@ pub struct BlobStream {
     repeated: u64,
     breaks: u32,
     last_break: u64,
+    pace: Pace,
+}
+
+/// How much came in how much time of waiting; time in which nobody asked for bytes does not count.
+#[derive(Default)]
+struct Pace {
+    waited: Duration,
+    bytes: u64,
 }
 
 impl BlobStream {
-    pub(super) async fn open(session: Session, digest: &Digest, size: u64) -> Result<Self, RegistryError> {
-        let context = Context::new(Stage::FetchBlob, format!("{digest} of {}", session.reference));
+    pub(super) async fn open(source: Source, digest: &Digest, size: u64) -> Result<Self, RegistryError> {
+        let context = Context::new(Stage::FetchBlob, format!("{digest} of {}", source.reference()));
+        let lost: Vec<bool> =
+            (0..source.endpoints()).map(|index| source.is_distrusted(digest, index)).collect();
+        let damaged = context.error(ErrorKind::DigestMismatch, "its copy was damaged a moment ago");
+        let failures = (0..lost.len()).filter(|index| lost[*index]).map(|index| (index, damaged.clone()));
         let mut stream = Self {
-            session,
+            at: source.chosen(),
+            failures: failures.collect(),
+            lost,
+            source,
             context,
             digest: digest.clone(),
             size,
@@ -58,6 +89,7 @@ impl BlobStream {
             repeated: 0,
             breaks: 0,
             last_break: 0,
+            pace: Pace::default(),
         };
         stream.reopen().await?;
         Ok(stream)
@@ -70,31 +102,41 @@ impl BlobStream {
 
     /// The next bytes, never empty; `None` at the end. Cancelling the future loses nothing.
     pub async fn next_chunk(&mut self) -> Result<Option<Bytes>, RegistryError> {
-        let stall = self.session.client.inner.transport.timeouts.stall;
+        let stall = self.source.transport().timeouts.stall;
         loop {
             let Some(body) = &mut self.body else {
                 match self.reopen().await {
-                    Err(e) if may_pass(&e) => self.count_break(e).await?,
+                    Err(e) if may_pass(&e) => self.count_break(true).await?,
                     reopened => reopened?,
                 }
                 continue;
             };
-            let error = match tokio::time::timeout(stall, body.chunk()).await {
-                Ok(Ok(Some(chunk))) => match self.admit(chunk)? {
-                    Some(chunk) => return Ok(Some(chunk)),
-                    None => continue,
-                },
+            let began = Instant::now();
+            let received = tokio::time::timeout(stall, body.chunk()).await;
+            let (error, stalled) = match received {
+                Ok(Ok(Some(chunk))) if self.pace.is_kept(began.elapsed(), chunk.len(), stall) => {
+                    match self.admit(chunk)? {
+                        Some(chunk) => return Ok(Some(chunk)),
+                        None => continue,
+                    }
+                }
                 // All is there: how the connection ends no longer matters.
                 _ if self.offset == self.size => return Ok(None),
+                Ok(Ok(Some(_))) => {
+                    let detail = format!("less than {LEAST_RATE} bytes a second for {stall:?}");
+                    (self.context.unavailable(detail), true)
+                }
                 Ok(Ok(None)) => {
                     let detail = format!("the body ended after {} of {} bytes", self.offset, self.size);
-                    self.context.unavailable(detail)
+                    (self.context.unavailable(detail), false)
                 }
-                Ok(Err(e)) => self.context.transport(e),
-                Err(_) => self.context.unavailable(format!("no bytes for {stall:?}")),
+                Ok(Err(e)) => (self.context.transport(e), false),
+                Err(_) => (self.context.unavailable(format!("no bytes for {stall:?}")), true),
             };
             self.body = None;
-            self.count_break(error).await?;
+            tracing::debug!(blob = %self.digest, offset = self.offset, %error, "resuming a blob");
+            self.failures.insert(self.at, error);
+            self.count_break(stalled).await?;
         }
     }
 
@@ -126,23 +168,52 @@ impl BlobStream {
         Ok(Some(chunk))
     }
 
-    /// Pauses before the next attempt, or gives up with `error`.
-    async fn count_break(&mut self, error: RegistryError) -> Result<(), RegistryError> {
+    /// Pauses before the next attempt, or gives up. Leaves the endpoint where it stalled or broke twice in a row.
+    async fn count_break(&mut self, stalled: bool) -> Result<(), RegistryError> {
         if self.offset - self.last_break >= PROGRESS {
             self.breaks = 0;
         }
         self.last_break = self.offset;
         self.breaks += 1;
         if self.breaks > MOST_BREAKS {
-            return Err(error);
+            return Err(self.source.combine(&self.context, std::mem::take(&mut self.failures)));
         }
-        tracing::debug!(blob = %self.digest, offset = self.offset, %error, "resuming a blob");
-        tokio::time::sleep(self.session.client.inner.transport.backoff(self.breaks)).await;
+        if stalled || self.breaks > 1 {
+            self.at = (self.at + 1) % self.source.endpoints();
+        }
+        tokio::time::sleep(self.source.transport().backoff(self.breaks)).await;
         Ok(())
     }
 
-    /// Asks for what is missing.
+    /// Asks the endpoints in turn for what is missing.
     async fn reopen(&mut self) -> Result<(), RegistryError> {
+        let source = self.source.clone();
+        let all = (0..source.endpoints()).map(|step| (self.at + step) % source.endpoints());
+        let mut order: Vec<usize> = all.filter(|index| !self.lost[*index]).collect();
+        if order.is_empty() {
+            order.push(self.at);
+        }
+        let mut round = source.round(order, &self.context);
+        while let Some((index, session)) = round.next().await {
+            match self.request(&session).await {
+                Ok((response, repeated)) => {
+                    (self.at, self.body, self.repeated) = (index, Some(response), repeated);
+                    self.pace = Pace::default();
+                    source.note_served(&self.digest, index);
+                    return Ok(());
+                }
+                Err(e) => {
+                    self.lost[index] |= !e.may_pass();
+                    round.failed(index, e);
+                }
+            }
+        }
+        self.failures.append(&mut round.failures);
+        Err(source.combine(&self.context, self.failures.clone()))
+    }
+
+    /// Asks one endpoint for what is missing; gives the answer and how much of it is known already.
+    async fn request(&self, session: &Session) -> Result<(Response, u64), RegistryError> {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if self.offset > 0 {
@@ -150,24 +221,37 @@ impl BlobStream {
             headers.insert(header::RANGE, range.map_err(|e| self.context.invalid(e.to_string()))?);
         }
         let path = format!("blobs/{}", self.digest);
-        let response = self.session.get(&path, &headers, &self.context).await?;
-        self.repeated = match response.status() {
+        let response = session.get(&path, &headers, &self.context).await?;
+        let repeated = match response.status() {
             StatusCode::OK => self.offset,
             StatusCode::PARTIAL_CONTENT if self.offset > 0 && starts_at(&response, self.offset) => 0,
             status => {
-                return Err(self
-                    .context
-                    .status(status, "the registry answers with another range than asked"));
+                let detail = "the registry answers with another range than asked";
+                return Err(self.context.status(status, detail));
             }
         };
-        let promised = response.content_length().map(|length| length + self.offset - self.repeated);
+        let promised = response.content_length().map(|length| length + self.offset - repeated);
         if let Some(promised) = promised.filter(|promised| *promised != self.size) {
             let kind = if promised > self.size { ErrorKind::TooLarge } else { ErrorKind::Invalid };
             let detail = format!("the registry has {promised} bytes, its manifest says {}", self.size);
             return Err(self.context.error(kind, detail));
         }
-        self.body = Some(response);
-        Ok(())
+        Ok((response, repeated))
+    }
+}
+
+impl Pace {
+    /// Takes in a chunk that was waited for; `false` where too little came in the time of a stall.
+    fn is_kept(&mut self, waited: Duration, bytes: usize, stall: Duration) -> bool {
+        self.waited += waited;
+        self.bytes += bytes as u64;
+        if self.waited < stall {
+            return true;
+        }
+        let is_kept =
+            self.bytes >= LEAST_RATE * u64::try_from(self.waited.as_millis()).unwrap_or(u64::MAX) / 1000;
+        *self = Self::default();
+        is_kept
     }
 }
 

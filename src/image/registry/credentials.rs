@@ -1,14 +1,13 @@
-//! Who podd is to a registry: the kubelet's `AuthConfig`, or an entry of the node's own auth file.
+//! Who podd is to a registry: the kubelet's `AuthConfig`, or an entry of a file (`auth_file.rs`).
 //!
 //! Secrets stay inside [`Credentials`]: `Debug` shows the kind alone, and errors repeat nothing of a bad value.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::HeaderValue;
-use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::api;
@@ -17,7 +16,7 @@ use crate::image::reference::Reference;
 /// What a pull shows to the registry when it is asked.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Credentials {
-    /// Nothing; the node's auth file decides, where there is one.
+    /// Nothing.
     Anonymous,
     /// A user name and a password.
     Basic {
@@ -82,20 +81,7 @@ impl Credentials {
         }
     }
 
-    /// The entry for `reference` in a containers-auth.json(5) file: the longest prefix of its name wins, the registry
-    /// alone is the shortest. A file that does not exist has no entries.
-    pub(super) fn from_file(path: &Path, reference: &Reference) -> Result<Self, CredentialsError> {
-        let text = match std::fs::read(path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::Anonymous),
-            Err(source) => return Err(CredentialsError::Read { path: path.to_owned(), source }),
-        };
-        let file: AuthFile = serde_json::from_slice(&text)
-            .map_err(|e| CredentialsError::Damaged { path: path.to_owned(), line: e.line() })?;
-        file.find(reference).map_or(Ok(Self::Anonymous), AuthEntry::credentials)
-    }
-
-    fn from_auth(encoded: &str) -> Result<Self, CredentialsError> {
+    pub(super) fn from_auth(encoded: &str) -> Result<Self, CredentialsError> {
         let decoded = BASE64_STANDARD.decode(encoded.trim()).map_err(|_| CredentialsError::Auth)?;
         let text = String::from_utf8(decoded).map_err(|_| CredentialsError::Auth)?;
         let (username, password) = text.split_once(':').ok_or(CredentialsError::Auth)?;
@@ -159,60 +145,8 @@ impl fmt::Debug for Credentials {
     }
 }
 
-#[derive(Deserialize)]
-struct AuthFile {
-    #[serde(default)]
-    auths: std::collections::BTreeMap<String, AuthEntry>,
-}
-
-#[derive(Deserialize)]
-struct AuthEntry {
-    #[serde(default)]
-    auth: String,
-    #[serde(default, rename = "identitytoken")]
-    identity_token: String,
-}
-
-impl AuthFile {
-    fn find(&self, reference: &Reference) -> Option<&AuthEntry> {
-        let name = reference.name();
-        let mut prefix = name.as_str();
-        loop {
-            if let Some(entry) = self.auths.get(prefix) {
-                return Some(entry);
-            }
-            match prefix.rsplit_once('/') {
-                Some((shorter, _)) => prefix = shorter,
-                None => break,
-            }
-        }
-        // Docker's own tools write the registry as a URL.
-        let registry = host_of(reference.registry());
-        self.auths.iter().find(|(key, _)| is_legacy(key) && host_of(key) == registry).map(|(_, entry)| entry)
-    }
-}
-
-impl AuthEntry {
-    fn credentials(&self) -> Result<Credentials, CredentialsError> {
-        match (self.identity_token.as_str(), self.auth.as_str()) {
-            ("", "") => Ok(Credentials::Anonymous),
-            ("", auth) => Credentials::from_auth(auth),
-            (token, _) => Ok(Credentials::IdentityToken(token.to_owned())),
-        }
-    }
-}
-
-/// A key that names a registry in an older way: as a URL, or as one of Docker Hub's other names.
-fn is_legacy(key: &str) -> bool {
-    key.contains("://")
-        || !key.contains('/')
-        || key.ends_with("/v1/")
-        || key.ends_with("/v1")
-        || key.ends_with("/v2/")
-}
-
 /// The host (with port) of an address that may be a URL, by the name that references use.
-fn host_of(address: &str) -> String {
+pub(super) fn host_of(address: &str) -> String {
     let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
     let host = rest.split('/').next().unwrap_or_default().to_ascii_lowercase();
     let host = if address.starts_with("http://") {
@@ -281,29 +215,5 @@ mod tests {
         for (i, a) in all.iter().enumerate() {
             assert!(all[i + 1..].iter().all(|b| a.identity() != b.identity()), "{a:?} {i}");
         }
-    }
-
-    #[test]
-    fn the_longest_prefix_in_the_auth_file_wins() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("auth.json");
-        let entry = |user: &str| serde_json::json!({ "auth": BASE64_STANDARD.encode(format!("{user}:p")) });
-        let file = serde_json::json!({ "auths": {
-            "r.io": entry("registry"), "r.io/team": entry("team"), "r.io/team/app": entry("app"),
-            "https://index.docker.io/v1/": entry("hub"), "r.io/token": { "identitytoken": "t" },
-        }});
-        std::fs::write(&path, file.to_string()).unwrap();
-        let of = |text: &str| Credentials::from_file(&path, &reference(text)).unwrap();
-        assert_eq!(of("r.io/team/app:v1"), basic("app", "p"));
-        assert_eq!(of("r.io/team/other"), basic("team", "p"));
-        assert_eq!(of("r.io/teams/other"), basic("registry", "p"));
-        assert_eq!(of("busybox"), basic("hub", "p"));
-        assert_eq!(of("r.io/token/x"), Credentials::IdentityToken("t".into()));
-        assert_eq!(of("s.io/team/app"), Credentials::Anonymous);
-        let missing = Credentials::from_file(&directory.path().join("none"), &reference("a")).unwrap();
-        assert_eq!(missing, Credentials::Anonymous);
-        std::fs::write(&path, r#"{"auths": {"r.io": "hush"}}"#).unwrap();
-        let error = Credentials::from_file(&path, &reference("r.io/a")).unwrap_err().to_string();
-        assert!(error.contains("auth.json") && !error.contains("hush"), "{error}");
     }
 }

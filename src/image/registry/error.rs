@@ -11,6 +11,8 @@ use serde::Deserialize;
 
 /// The longest text of a registry that is repeated.
 const LONGEST_MESSAGE: usize = 256;
+/// The longest text about one of several endpoints; an event of Kubernetes has room for 1024 characters.
+const LONGEST_SHORT: usize = 160;
 /// What is shorter occurs in texts by chance.
 const SHORTEST_SECRET: usize = 4;
 
@@ -58,17 +60,29 @@ pub enum ErrorKind {
     /// Bytes are not those that their digest promises.
     #[error("digest mismatch")]
     DigestMismatch,
+    /// The node's own configuration has no endpoint that may be asked.
+    #[error("refused by the configuration of this node")]
+    Refused,
 }
 
 /// A failed step of a pull.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{stage} {object}: {kind}{}{}", status_text(*.status), detail_text(.detail))]
+#[error(
+    "{stage} {object}{}: {kind}{}{}{}",
+    place_text(.endpoint), status_text(*.status), detail_text(.detail), others_text(.others)
+)]
 pub struct RegistryError {
     stage: Stage,
     object: String,
     kind: ErrorKind,
     status: Option<u16>,
     detail: String,
+    /// Whether there was no connection at all.
+    unreachable: bool,
+    /// Where it was asked for, if not at the registry of the image's own name.
+    endpoint: Option<String>,
+    /// What the other endpoints answered.
+    others: Vec<String>,
 }
 
 impl RegistryError {
@@ -86,6 +100,27 @@ impl RegistryError {
     pub fn status(&self) -> Option<u16> {
         self.status
     }
+
+    /// Whether asking again later may help.
+    pub(super) fn may_pass(&self) -> bool {
+        self.kind == ErrorKind::Unavailable
+    }
+
+    /// Whether there was no connection at all.
+    pub(super) fn is_unreachable(&self) -> bool {
+        self.unreachable
+    }
+
+    /// What went wrong, without where and with what.
+    pub(super) fn short(&self) -> String {
+        let text = format!("{}{}{}", self.kind, status_text(self.status), detail_text(&self.detail));
+        cut(&text, LONGEST_SHORT)
+    }
+
+    /// The same as the outcome of asking several endpoints.
+    pub(super) fn combined(self, endpoint: Option<String>, others: Vec<String>) -> Self {
+        Self { endpoint, others, ..self }
+    }
 }
 
 impl From<RegistryError> for io::Error {
@@ -96,6 +131,14 @@ impl From<RegistryError> for io::Error {
 
 fn status_text(status: Option<u16>) -> String {
     status.map(|status| format!(" (HTTP {status})")).unwrap_or_default()
+}
+
+fn place_text(endpoint: &Option<String>) -> String {
+    endpoint.as_ref().map(|endpoint| format!(" at {endpoint}")).unwrap_or_default()
+}
+
+fn others_text(others: &[String]) -> String {
+    if others.is_empty() { String::new() } else { format!(" (and before that {})", others.join("; ")) }
 }
 
 fn detail_text(detail: &str) -> String {
@@ -121,7 +164,9 @@ impl Context {
 
     pub(super) fn error(&self, kind: ErrorKind, detail: impl Into<String>) -> RegistryError {
         let detail = clean(&detail.into());
-        RegistryError { stage: self.stage, object: self.object.clone(), kind, status: None, detail }
+        let (stage, object) = (self.stage, self.object.clone());
+        let (status, unreachable, endpoint, others) = (None, false, None, Vec::new());
+        RegistryError { stage, object, kind, status, detail, unreachable, endpoint, others }
     }
 
     pub(super) fn invalid(&self, detail: impl Into<String>) -> RegistryError {
@@ -147,7 +192,13 @@ impl Context {
 
     /// A request that got no answer.
     pub(super) fn transport(&self, error: reqwest::Error) -> RegistryError {
-        self.unavailable(causes(&error.without_url()))
+        let unreachable = error.is_connect();
+        RegistryError { unreachable, ..self.unavailable(causes(&error.without_url())) }
+    }
+
+    /// A registry that cannot be spoken to.
+    pub(super) fn unreachable(&self, detail: impl Into<String>) -> RegistryError {
+        RegistryError { unreachable: true, ..self.unavailable(detail) }
     }
 }
 
@@ -212,10 +263,13 @@ fn clean(text: &str) -> String {
         },
         None => word,
     });
-    let line = words.collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(LONGEST_MESSAGE) {
-        Some((end, _)) => format!("{}...", &line[..end]),
-        None => line,
+    cut(&words.collect::<Vec<_>>().join(" "), LONGEST_MESSAGE)
+}
+
+fn cut(text: &str, longest: usize) -> String {
+    match text.char_indices().nth(longest) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
     }
 }
 

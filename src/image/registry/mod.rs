@@ -1,26 +1,31 @@
 //! The client of image registries (OCI distribution specification), the fetching half of PullImage.
 //!
-//! [`RegistryClient`] is made once per daemon. [`RegistryClient::resolve`] turns a reference into a verified manifest and
-//! configuration; [`RegistryClient::open_blob`] streams a layer. Each call is a `Session` (authorization, redirects) over
-//! the `Transport` (connections, retries, HTTPS or HTTP):
+//! [`RegistryClient`] is made once per daemon. [`RegistryClient::source`] finds the endpoints of an image: mirrors and the
+//! registry itself. [`Source::resolve`] turns its reference into a verified manifest and configuration;
+//! [`Source::open_blob`] streams a layer. Each endpoint is a `Session` (authorization, redirects) over the `Transport`
+//! (connections, retries, HTTPS or HTTP):
 //!
 //! ```text
-//!   resolve, open_blob ─▶ session ─▶ transport ─▶ reqwest
-//!                            └─▶ token, challenge, credentials
+//!   source ─▶ resolve, blob ─▶ session ─▶ transport ─▶ clients ─▶ reqwest
+//!     │                           └─▶ token, challenge
+//!     └─▶ registries (configuration), credentials, auth_file
 //! ```
 //!
 //! Nothing is trusted that a registry sends: documents are bounded and verified by digest, and no credential, token or
 //! signed URL is in any error or `Debug` output.
 
+mod auth_file;
 mod blob;
 mod body;
 mod challenge;
+mod clients;
 mod credentials;
 mod error;
 mod manifest;
 mod platform;
 mod resolve;
 mod session;
+mod source;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -32,21 +37,23 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use self::auth_file::{AuthFile, PullAuth};
 pub use self::blob::BlobStream;
 pub use self::credentials::{Credentials, CredentialsError};
 pub use self::error::{ErrorKind, RegistryError, Stage};
 pub use self::manifest::{LayerDescriptor, MOST_LAYERS};
 pub use self::platform::Platform;
 pub use self::resolve::Resolved;
+pub use self::source::Source;
 pub use self::transport::{SetupError, Timeouts};
 pub use super::extract::Compression;
 
-use self::error::{Context, causes};
-use self::session::Session;
 use self::token::Tokens;
 use self::transport::Transport;
 use super::digest::Digest;
 use super::reference::Reference;
+use super::registries::Registries;
+use crate::sys;
 
 /// How a [`RegistryClient`] behaves.
 #[derive(Debug, Clone)]
@@ -57,8 +64,10 @@ pub struct ClientConfig {
     pub user_agent: String,
     /// Time limits.
     pub timeouts: Timeouts,
-    /// A containers-auth.json(5) for pulls without credentials; read at each use.
+    /// A containers-auth.json(5) for endpoints without other credentials; read for each pull.
     pub auth_file: Option<PathBuf>,
+    /// Mirrors, locations and certificates.
+    pub registries: Arc<Registries>,
 }
 
 impl Default for ClientConfig {
@@ -68,6 +77,7 @@ impl Default for ClientConfig {
             user_agent: concat!("podd/", env!("CARGO_PKG_VERSION")).to_owned(),
             timeouts: Timeouts::default(),
             auth_file: None,
+            registries: Arc::default(),
         }
     }
 }
@@ -85,58 +95,21 @@ struct Inner {
     transport: Transport,
     tokens: Tokens,
     auth_file: Option<PathBuf>,
+    registries: Arc<Registries>,
 }
 
 impl RegistryClient {
     /// A client with the system's certificate authorities and the environment's proxies, as they are now.
     pub fn new(config: ClientConfig) -> Result<Self, SetupError> {
         let transport = Transport::new(&config.user_agent, config.insecure_registries, config.timeouts)?;
-        Ok(Self {
-            inner: Arc::new(Inner { transport, tokens: Tokens::default(), auth_file: config.auth_file }),
-        })
+        let (auth_file, registries) = (config.auth_file, config.registries);
+        Ok(Self { inner: Arc::new(Inner { transport, tokens: Tokens::default(), auth_file, registries }) })
     }
 
-    /// Finds the image that `reference` names for `platform`: its manifest and configuration, verified, and its layers.
-    pub async fn resolve(
-        &self,
-        reference: &Reference,
-        credentials: &Credentials,
-        platform: &Platform,
-    ) -> Result<Resolved, RegistryError> {
-        self.resolve_knowing(reference, credentials, platform, &|_| None).await
-    }
-
-    /// As [`Self::resolve`], but takes a configuration that is known already from `known` and not from the registry.
-    pub async fn resolve_knowing(
-        &self,
-        reference: &Reference,
-        credentials: &Credentials,
-        platform: &Platform,
-        known: &Known<'_>,
-    ) -> Result<Resolved, RegistryError> {
-        self.session(reference, credentials)?.resolve(platform, known).await
-    }
-
-    /// Begins to fetch a layer. The stream gives `size` bytes or an error; the consumer verifies their digest.
-    pub async fn open_blob(
-        &self,
-        reference: &Reference,
-        credentials: &Credentials,
-        digest: &Digest,
-        size: u64,
-    ) -> Result<BlobStream, RegistryError> {
-        BlobStream::open(self.session(reference, credentials)?, digest, size).await
-    }
-
-    fn session(&self, reference: &Reference, credentials: &Credentials) -> Result<Session, RegistryError> {
-        let credentials = match (credentials, &self.inner.auth_file) {
-            (Credentials::Anonymous, Some(path)) => Credentials::from_file(path, reference).map_err(|e| {
-                Context::new(Stage::ReadCredentials, reference.to_string())
-                    .error(ErrorKind::Unauthorized, causes(&e))
-            })?,
-            (given, _) => given.clone(),
-        };
-        Ok(Session::new(self, reference, credentials))
+    /// Where `reference` comes from: its endpoints as the configuration is now, each with what it may be shown.
+    pub async fn source(&self, reference: &Reference, auth: &PullAuth) -> Result<Source, RegistryError> {
+        let (client, reference, auth) = (self.clone(), reference.clone(), auth.clone());
+        sys::blocking(move || Source::open(&client, &reference, &auth)).await
     }
 }
 

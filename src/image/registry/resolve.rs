@@ -72,7 +72,7 @@ impl Session {
 
     /// What the reference's digest or tag names.
     async fn named_document(&self, context: &Context) -> Result<Verified, RegistryError> {
-        match (self.reference.digest(), self.reference.tag()) {
+        match (self.endpoint.reference.digest(), self.endpoint.reference.tag()) {
             (Some(digest), _) => self.manifest_document(digest.as_str(), Some(digest), context).await,
             (None, tag) => self.manifest_document(tag.unwrap_or("latest"), None, context).await,
         }

@@ -1,8 +1,9 @@
-//! One pull's conversation with a registry: authorization and redirects over the [`transport`](super::transport).
+//! One pull's conversation with one endpoint: authorization and redirects over the [`transport`](super::transport).
 //!
 //! A request is sent without credentials until the registry asks for them. They are shown to the registry's own origin and
 //! to the token service that it names, nowhere else: a redirect to another origin (a blob's storage, as a rule) drops them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,21 +13,26 @@ use reqwest::{Response, Url};
 use super::RegistryClient;
 use super::body::read_body;
 use super::challenge::{self, Challenge};
+use super::clients::Clients;
 use super::credentials::{Credentials, sensitive};
 use super::error::{Context, ErrorKind, RegistryError, message_of};
 use super::token::{Authorization, Key, TokenRequest};
-use super::transport::TRIES;
+use super::transport::{Link, TRIES};
 use crate::image::reference::Reference;
+use crate::image::registries::Endpoint;
 
 const MOST_REDIRECTS: usize = 10;
 /// The most that is read of a failure's body.
 const LARGEST_MESSAGE: usize = 16 * 1024;
 
-/// The repository and the credentials of one pull.
+/// One image at one endpoint, with the credentials for that.
 #[derive(Clone)]
 pub(super) struct Session {
     pub(super) client: RegistryClient,
+    /// The image by its own name, for messages.
     pub(super) reference: Reference,
+    pub(super) endpoint: Arc<Endpoint>,
+    link: Link,
     credentials: Credentials,
 }
 
@@ -37,8 +43,29 @@ struct Answer {
 }
 
 impl Session {
-    pub(super) fn new(client: &RegistryClient, reference: &Reference, credentials: Credentials) -> Self {
-        Self { client: client.clone(), reference: reference.clone(), credentials }
+    pub(super) fn new(
+        client: &RegistryClient,
+        reference: &Reference,
+        endpoint: Endpoint,
+        clients: Clients,
+        credentials: Credentials,
+    ) -> Self {
+        let (client, reference) = (client.clone(), reference.clone());
+        let link = Link { clients, tries: TRIES };
+        Self { client, reference, endpoint: Arc::new(endpoint), link, credentials }
+    }
+
+    /// The same, trying each request so many times.
+    pub(super) fn with_tries(&self, tries: u32) -> Self {
+        Self { link: Link { tries, ..self.link.clone() }, ..self.clone() }
+    }
+
+    /// The endpoint for messages: the host, or the image's name there where that is another than its own.
+    pub(super) fn label(&self) -> String {
+        match self.endpoint.reference == self.reference {
+            true => self.endpoint.authority.clone(),
+            false => self.endpoint.reference.name(),
+        }
     }
 
     /// Fetches `path` below the repository; the answer is a success.
@@ -48,17 +75,36 @@ impl Session {
         headers: &HeaderMap,
         context: &Context,
     ) -> Result<Response, RegistryError> {
-        let inner = &self.client.inner;
-        let registry = self.reference.registry();
-        let base = inner.transport.base(registry, context).await?;
-        let url = base
-            .join(&format!("v2/{}/{path}", self.reference.repository()))
-            .map_err(|e| context.invalid(format!("request address: {e}")))?;
-        let result = self.get_authorized(&url, headers, context).await;
-        if result.as_ref().is_err_and(|e| e.kind() == ErrorKind::Unavailable && e.status().is_none()) {
-            inner.transport.forget(registry);
+        let transport = &self.client.inner.transport;
+        let result = self.get_at_base(path, headers, context).await;
+        match &result {
+            Ok(_) => transport.note_reached(&self.endpoint.authority, true),
+            Err(e) if e.kind() == ErrorKind::Unavailable && e.status().is_none() => {
+                transport.forget(&self.endpoint.authority);
+                if e.is_unreachable() {
+                    transport.note_reached(&self.endpoint.authority, false);
+                }
+            }
+            Err(_) => {}
         }
         result
+    }
+
+    async fn get_at_base(
+        &self,
+        path: &str,
+        headers: &HeaderMap,
+        context: &Context,
+    ) -> Result<Response, RegistryError> {
+        let endpoint = &self.endpoint;
+        let base = self.client.inner.transport.base(&self.link, endpoint, context).await?;
+        let mut url = base
+            .join(&format!("{}{}/{path}", endpoint.root, endpoint.reference.repository()))
+            .map_err(|e| context.invalid(format!("request address: {e}")))?;
+        if let Some(registry) = &endpoint.namespace {
+            url.query_pairs_mut().append_pair("ns", registry);
+        }
+        self.get_authorized(&url, headers, context).await
     }
 
     /// Fetches a whole document of at most `limit` bytes, again where the connection breaks in the middle.
@@ -77,7 +123,7 @@ impl Session {
             let answered = response.headers().clone();
             match read_body(response, limit, transport.timeouts.document, context).await {
                 Ok(body) => return Ok((answered, body)),
-                Err(e) if e.kind() == ErrorKind::Unavailable && tries < TRIES => {
+                Err(e) if e.kind() == ErrorKind::Unavailable && tries < self.link.tries => {
                     tokio::time::sleep(transport.backoff(tries)).await;
                 }
                 Err(e) => return Err(e),
@@ -111,8 +157,8 @@ impl Session {
 
     fn key(&self) -> Key {
         Key {
-            registry: self.reference.registry().to_owned(),
-            repository: self.reference.repository().to_owned(),
+            registry: format!("{}{}", self.endpoint.authority, self.endpoint.root),
+            repository: self.endpoint.reference.repository().to_owned(),
             identity: self.credentials.identity(),
         }
     }
@@ -132,13 +178,14 @@ impl Session {
                     sensitive(&format!("Bearer {token}"))
                 }
                 (Challenge::Bearer { realm, service, scope }, credentials) => {
-                    let own_scope = || format!("repository:{}:pull", self.reference.repository());
+                    let own_scope = || format!("repository:{}:pull", self.endpoint.reference.repository());
                     let request = TokenRequest {
                         realm,
                         service: service.as_deref(),
                         scope: scope.clone().unwrap_or_else(own_scope),
                         credentials,
                         plain: self.allows_plain(),
+                        link: &self.link,
                     };
                     return request.fetch(&self.client.inner.transport, context).await.map(Some);
                 }
@@ -163,21 +210,23 @@ impl Session {
         context: &Context,
     ) -> Result<Answer, RegistryError> {
         let mut url = start.clone();
-        let mut headers = headers.clone();
+        let own = &self.endpoint.headers;
+        let mut here = headers.clone();
+        here.extend(own.clone());
         if let Some(value) = authorization {
-            headers.insert(header::AUTHORIZATION, value.clone());
+            here.insert(header::AUTHORIZATION, value.clone());
         }
         let mut at_origin = true;
         for _ in 0..=MOST_REDIRECTS {
-            let response =
-                self.client.inner.transport.send(&url, Method::GET, &headers, None, context).await?;
+            let headers = if at_origin { &here } else { headers };
+            let transport = &self.client.inner.transport;
+            let response = transport.send(&self.link, &url, Method::GET, headers, None, context).await?;
             if !is_redirect(response.status()) {
                 return Ok(Answer { response, at_origin });
             }
             url = self.next_hop(&url, &response, context)?;
             if url.origin() != start.origin() {
                 at_origin = false;
-                headers.remove(header::AUTHORIZATION);
             }
         }
         Err(context.invalid(format!("the registry redirects more than {MOST_REDIRECTS} times")))
@@ -214,10 +263,17 @@ impl Session {
         let sent =
             authorization.and_then(|value| value.to_str().ok()).and_then(|text| text.split(' ').next_back());
         secrets.extend(sent.map(str::to_owned));
+        let own = self.endpoint.headers.values().filter_map(|value| value.to_str().ok());
+        secrets.extend(own.map(str::to_owned));
         let body =
             read_body(response, LARGEST_MESSAGE, self.client.inner.transport.timeouts.header, context).await;
         let message = message_of(&body.unwrap_or_default(), &secrets);
         let hint = match (status, &self.credentials) {
+            (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, Credentials::Anonymous)
+                if !self.endpoint.home =>
+            {
+                "the auth file has no credentials for this mirror"
+            }
             (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, Credentials::Anonymous) => {
                 "no credentials were given (does the image exist, does the pod name a pull secret?)"
             }
@@ -229,7 +285,7 @@ impl Session {
     }
 
     fn allows_plain(&self) -> bool {
-        self.client.inner.transport.allows_plain(self.reference.registry())
+        self.client.inner.transport.allows_plain(&self.endpoint)
     }
 }
 

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::body::read_body;
 use super::credentials::{Credentials, sensitive};
 use super::error::{Context, ErrorKind, RegistryError, Stage, message_of};
-use super::transport::Transport;
+use super::transport::{Link, Transport};
 
 /// The most that a token service may answer.
 const LARGEST_ANSWER: usize = 256 * 1024;
@@ -71,6 +71,8 @@ pub(super) struct TokenRequest<'a> {
     pub(super) credentials: &'a Credentials,
     /// Whether the realm may be a plain HTTP URL.
     pub(super) plain: bool,
+    /// How the registry is spoken to, and so its token service.
+    pub(super) link: &'a Link,
 }
 
 impl TokenRequest<'_> {
@@ -127,7 +129,7 @@ impl TokenRequest<'_> {
                 headers.insert(header::AUTHORIZATION, value);
             }
         }
-        transport.send(&url, Method::GET, &headers, None, context).await
+        transport.send(self.link, &url, Method::GET, &headers, None, context).await
     }
 
     async fn post(
@@ -148,7 +150,7 @@ impl TokenRequest<'_> {
         let mut headers = HeaderMap::new();
         let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
         headers.insert(header::CONTENT_TYPE, form_type);
-        transport.send(realm, Method::POST, &headers, form.query(), context).await
+        transport.send(self.link, realm, Method::POST, &headers, form.query(), context).await
     }
 
     fn add_parameters(&self, url: &mut Url) {

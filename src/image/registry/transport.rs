@@ -7,18 +7,26 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method, StatusCode, header};
-use reqwest::{Client, Request, Response, Url};
+use reqwest::{Request, Response, Url};
 
+use super::clients::{ClientPool, Clients};
 use super::error::{Context, RegistryError, causes};
+use crate::image::digest::Digest;
+use crate::image::registries::{Endpoint, Scheme};
 
 /// How often a request is tried in all.
 pub(super) const TRIES: u32 = 3;
 /// The longest pause that a registry may ask for; beyond it the pull fails and the kubelet tries again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How long a damaged blob is remembered: longer than the kubelet waits between two pulls at most (5 minutes).
+const DAMAGE_MEMORY: Duration = Duration::from_secs(600);
+/// More damaged blobs than are worth remembering.
+const MOST_DAMAGE: usize = 1024;
 
 /// How long each part of an exchange may take.
 #[derive(Debug, Clone)]
@@ -33,6 +41,8 @@ pub struct Timeouts {
     pub stall: Duration,
     /// The pause before the first retry; it doubles with each.
     pub backoff: Duration,
+    /// How long an endpoint that could not be reached is passed over where there are others.
+    pub down: Duration,
 }
 
 impl Default for Timeouts {
@@ -43,6 +53,7 @@ impl Default for Timeouts {
             document: Duration::from_secs(60),
             stall: Duration::from_secs(30),
             backoff: Duration::from_millis(250),
+            down: Duration::from_secs(15),
         }
     }
 }
@@ -50,17 +61,25 @@ impl Default for Timeouts {
 /// The HTTP client could not be set up.
 #[derive(Debug, thiserror::Error)]
 #[error("set up the HTTP client for registries")]
-pub struct SetupError(#[source] Box<dyn Error + Send + Sync>);
+pub struct SetupError(#[source] pub(super) Box<dyn Error + Send + Sync>);
+
+/// How an endpoint is spoken to: with which clients, and how often a request is tried in all.
+#[derive(Clone)]
+pub(super) struct Link {
+    pub(super) clients: Clients,
+    pub(super) tries: u32,
+}
 
 pub(super) struct Transport {
-    /// For hosts on loopback, which are never behind a proxy.
-    direct: Client,
-    /// For all others, by the proxy of the environment where there is one.
-    outward: Client,
+    pub(super) pool: ClientPool,
     insecure: Vec<String>,
     pub(super) timeouts: Timeouts,
-    /// Which scheme a registry answered by, for those that may use either. Held for a look-up, never over an await.
+    /// Which scheme an endpoint answered by, for those that may use either. Held for a look-up, never over an await.
     schemes: Mutex<HashMap<String, &'static str>>,
+    /// Until when an endpoint that could not be reached is passed over. Held likewise.
+    down: Mutex<HashMap<String, Instant>>,
+    /// Until when a place is passed over for a blob that was damaged there. Held likewise.
+    damage: Mutex<HashMap<(String, Digest), Instant>>,
 }
 
 impl Transport {
@@ -69,43 +88,86 @@ impl Transport {
         insecure: Vec<String>,
         timeouts: Timeouts,
     ) -> Result<Self, SetupError> {
-        let tls = tls_config()?;
-        let builder = || {
-            Client::builder()
-                .tls_backend_preconfigured(tls.clone())
-                .http1_only()
-                .user_agent(user_agent)
-                .redirect(reqwest::redirect::Policy::none())
-                .connect_timeout(timeouts.connect)
-                .pool_idle_timeout(Duration::from_secs(30))
-        };
-        let build = |builder: reqwest::ClientBuilder| builder.build().map_err(|e| SetupError(Box::new(e)));
-        let (direct, outward) = (build(builder().no_proxy())?, build(builder())?);
-        Ok(Self { direct, outward, insecure, timeouts, schemes: Mutex::default() })
+        let pool = ClientPool::new(user_agent, timeouts.connect)?;
+        Ok(Self {
+            pool,
+            insecure,
+            timeouts,
+            schemes: Mutex::default(),
+            down: Mutex::default(),
+            damage: Mutex::default(),
+        })
     }
 
-    /// Whether plain HTTP will do for a registry (`host:port`).
-    pub(super) fn allows_plain(&self, registry: &str) -> bool {
-        self.insecure.iter().any(|allowed| allowed == registry) || is_loopback(registry)
+    /// Whether plain HTTP will do for an endpoint.
+    pub(super) fn allows_plain(&self, endpoint: &Endpoint) -> bool {
+        match endpoint.scheme {
+            Scheme::Https => false,
+            Scheme::Http | Scheme::Either => true,
+            Scheme::Default => {
+                let names = [endpoint.reference.registry(), endpoint.authority.as_str()];
+                self.insecure.iter().any(|allowed| names.contains(&allowed.as_str()))
+                    || is_loopback(&endpoint.authority)
+            }
+        }
     }
 
-    /// The URL of a registry's root: HTTPS, or what answers where plain HTTP is allowed.
-    pub(super) async fn base(&self, registry: &str, context: &Context) -> Result<Url, RegistryError> {
-        let host = if registry == "docker.io" { "registry-1.docker.io" } else { registry };
+    /// The URL of an endpoint's root: HTTPS, or what answers where plain HTTP is allowed.
+    pub(super) async fn base(
+        &self,
+        link: &Link,
+        endpoint: &Endpoint,
+        context: &Context,
+    ) -> Result<Url, RegistryError> {
+        let authority = &endpoint.authority;
         let url = |scheme| {
-            Url::parse(&format!("{scheme}://{host}/"))
+            Url::parse(&format!("{scheme}://{authority}/"))
                 .map_err(|e| context.invalid(format!("registry address: {e}")))
         };
-        if !self.allows_plain(registry) {
+        if endpoint.scheme == Scheme::Http {
+            return url("http");
+        }
+        if !self.allows_plain(endpoint) {
             return url("https");
         }
-        let known = self.lock().get(registry).copied();
+        let known = self.lock().get(authority).copied();
         let scheme = match known {
             Some(scheme) => scheme,
-            None => self.find_scheme(&url("https")?, &url("http")?, context).await?,
+            None => self.find_scheme(link, &url("https")?, &url("http")?, context).await?,
         };
-        self.lock().insert(registry.to_owned(), scheme);
+        self.lock().insert(authority.clone(), scheme);
         url(scheme)
+    }
+
+    /// Whether an endpoint could not be reached a moment ago.
+    pub(super) fn is_down(&self, authority: &str) -> bool {
+        self.downs().get(authority).is_some_and(|until| *until > Instant::now())
+    }
+
+    /// Notes whether an endpoint could be reached.
+    pub(super) fn note_reached(&self, authority: &str, reached: bool) {
+        let mut downs = self.downs();
+        if reached {
+            downs.remove(authority);
+        } else {
+            downs.retain(|_, until| *until > Instant::now());
+            downs.insert(authority.to_owned(), Instant::now() + self.timeouts.down);
+        }
+    }
+
+    /// Whether a place had a damaged copy of a blob.
+    pub(super) fn has_damaged(&self, place: String, blob: &Digest) -> bool {
+        let damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
+        damage.get(&(place, blob.clone())).is_some_and(|until| *until > Instant::now())
+    }
+
+    /// Notes that a place has a damaged copy of a blob.
+    pub(super) fn note_damage(&self, place: String, blob: &Digest) {
+        let mut damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
+        damage.retain(|_, until| *until > Instant::now());
+        if damage.len() < MOST_DAMAGE {
+            damage.insert((place, blob.clone()), Instant::now() + DAMAGE_MEMORY);
+        }
     }
 
     /// Forgets how a registry was spoken to, after it could not be reached that way.
@@ -116,6 +178,7 @@ impl Transport {
     /// Sends one request, again where a passing failure makes that worthwhile; the last answer whatever its status.
     pub(super) async fn send(
         &self,
+        link: &Link,
         url: &Url,
         method: Method,
         headers: &HeaderMap,
@@ -128,19 +191,22 @@ impl Transport {
             let mut request = Request::new(method.clone(), url.clone());
             *request.headers_mut() = headers.clone();
             *request.body_mut() = body.map(|text| text.to_owned().into());
-            let sent = tokio::time::timeout(self.timeouts.header, self.client(url).execute(request)).await;
+            let sent =
+                tokio::time::timeout(self.timeouts.header, link.clients.of(url).execute(request)).await;
+            let is_last = tries >= link.tries;
             let pause = match sent {
-                Ok(Ok(response)) => match self.pause_before_retry(&response, tries) {
+                Ok(Ok(response)) => match self.pause_before_retry(&response, tries, is_last) {
                     Some(pause) => pause,
                     None => return Ok(response),
                 },
-                Ok(Err(e)) if tries == TRIES || certificate_fault(&e).is_some() => {
-                    return Err(context.transport(e));
-                }
-                Ok(Err(_)) => self.backoff(tries),
-                Err(_) if tries == TRIES => {
+                Ok(Err(e)) => match tls_fault(&e) {
+                    Some(fault) => return Err(context.unreachable(fault)),
+                    None if is_last => return Err(context.transport(e)),
+                    None => self.backoff(tries),
+                },
+                Err(_) if is_last => {
                     let limit = self.timeouts.header;
-                    return Err(context.unavailable(format!("no answer within {limit:?}")));
+                    return Err(context.unreachable(format!("no answer within {limit:?}")));
                 }
                 Err(_) => self.backoff(tries),
             };
@@ -156,7 +222,7 @@ impl Transport {
     }
 
     /// How long to wait before asking again; `None` where this answer stands.
-    fn pause_before_retry(&self, response: &Response, tries: u32) -> Option<Duration> {
+    fn pause_before_retry(&self, response: &Response, tries: u32, is_last: bool) -> Option<Duration> {
         let is_passing = matches!(
             response.status(),
             StatusCode::REQUEST_TIMEOUT
@@ -166,7 +232,7 @@ impl Transport {
                 | StatusCode::SERVICE_UNAVAILABLE
                 | StatusCode::GATEWAY_TIMEOUT
         );
-        if !is_passing || tries == TRIES {
+        if !is_passing || is_last {
             return None;
         }
         let asked = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
@@ -179,14 +245,15 @@ impl Transport {
 
     async fn find_scheme(
         &self,
+        link: &Link,
         https: &Url,
         http: &Url,
         context: &Context,
     ) -> Result<&'static str, RegistryError> {
         let mut tries = 1;
         loop {
-            match self.probe(https, http, context).await {
-                Err(_) if tries < TRIES => tokio::time::sleep(self.backoff(tries)).await,
+            match self.probe(link, https, http, context).await {
+                Err(_) if tries < link.tries => tokio::time::sleep(self.backoff(tries)).await,
                 result => return result,
             }
             tries += 1;
@@ -195,18 +262,24 @@ impl Transport {
 
     /// HTTPS where it works, plain HTTP where only that does. A certificate that is not trusted is an error, no reason
     /// to speak plainly. Nothing secret is in these requests.
-    async fn probe(&self, https: &Url, http: &Url, context: &Context) -> Result<&'static str, RegistryError> {
+    async fn probe(
+        &self,
+        link: &Link,
+        https: &Url,
+        http: &Url,
+        context: &Context,
+    ) -> Result<&'static str, RegistryError> {
         let ping = async |root: &Url| {
             let mut url = root.clone();
             url.set_path("v2/");
-            let request = self.client(&url).get(url.clone()).send();
+            let request = link.clients.of(&url).get(url.clone()).send();
             tokio::time::timeout(self.timeouts.header, request).await
         };
         match ping(https).await {
             Ok(Ok(_)) => return Ok("https"),
             Ok(Err(e)) => {
-                if let Some(fault) = certificate_fault(&e) {
-                    return Err(context.unavailable(format!("the registry's certificate: {fault}")));
+                if let Some(fault) = tls_fault(&e) {
+                    return Err(context.unreachable(fault));
                 }
             }
             Err(_) => {}
@@ -214,41 +287,17 @@ impl Transport {
         match ping(http).await {
             Ok(Ok(_)) => Ok("http"),
             Ok(Err(e)) => Err(context.transport(e)),
-            Err(_) => Err(context.unavailable("no answer by HTTPS nor by HTTP")),
-        }
-    }
-
-    fn client(&self, url: &Url) -> &Client {
-        match url.host_str() {
-            Some(host) if is_loopback(host) => &self.direct,
-            _ => &self.outward,
+            Err(_) => Err(context.unreachable("no answer by HTTPS nor by HTTP")),
         }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, &'static str>> {
         self.schemes.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// TLS with the system's certificate authorities. A node without any can still pull by plain HTTP, so their absence is
-/// no error here; a handshake then fails as one with an unknown issuer.
-fn tls_config() -> Result<rustls::ClientConfig, SetupError> {
-    let mut roots = rustls::RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    let (added, _) = roots.add_parsable_certificates(found.certs);
-    if added == 0 {
-        tracing::warn!(
-            "no certificate authorities on this system: registries can be reached by plain HTTP only"
-        );
+    fn downs(&self) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
+        self.down.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| SetupError(Box::new(e)))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
 }
 
 /// Whether an address (`host`, `host:port`) is this machine's own.
@@ -260,12 +309,21 @@ pub(super) fn is_loopback(address: &str) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// The text of a certificate problem, where one is at the root of a failed request.
-fn certificate_fault(error: &reqwest::Error) -> Option<String> {
+/// What is wrong between two that both speak TLS, where that is at the root of a failed request. A server of plain HTTP
+/// is none: what it sends is no TLS message.
+fn tls_fault(error: &reqwest::Error) -> Option<String> {
     let mut next: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(cause) = next {
-        if let Some(fault @ rustls::Error::InvalidCertificate(_)) = cause.downcast_ref() {
-            return Some(causes(fault));
+        match cause.downcast_ref() {
+            Some(rustls::Error::InvalidMessage(_)) => return None,
+            Some(fault @ rustls::Error::InvalidCertificate(_)) => {
+                return Some(format!("the registry's certificate: {}", causes(fault)));
+            }
+            Some(fault @ rustls::Error::AlertReceived(_)) => {
+                return Some(format!("the registry ends TLS: {fault} (does it want a client certificate?)"));
+            }
+            Some(fault) => return Some(format!("TLS with the registry: {}", causes(fault))),
+            None => {}
         }
         // The source of an io::Error is that of what it wraps, not what it wraps.
         let wrapped = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);

@@ -3,9 +3,8 @@
 //! docker-registry's own token mode wants certificates and signed tokens, which would test docker-registry. The protocol
 //! that a client sees (challenge, token server with scope, bearer header) is the same here.
 
-use std::convert::Infallible;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -19,6 +18,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::registry::{self, PASSWORD, USER};
@@ -39,6 +39,12 @@ pub enum Behaviour {
     Cut(usize),
     /// The first so many requests are answered 429 and `Retry-After: 0`.
     Busy(usize),
+    /// The first answer with a layer breaks off after half of the body, and then nobody listens any more.
+    Dies,
+    /// Every layer has one byte changed, but not the configurations.
+    CorruptLayers,
+    /// Nothing is done; the requests are only counted.
+    Watches,
 }
 
 /// A blob larger than this is a layer and no configuration, in bytes.
@@ -63,6 +69,9 @@ struct State {
     ranges: AtomicUsize,
     requests: AtomicUsize,
     cuts: AtomicUsize,
+    dead: AtomicBool,
+    death: Notify,
+    seen: Mutex<Vec<String>>,
     client: reqwest::Client,
 }
 
@@ -82,6 +91,9 @@ impl Front {
             ranges: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
             cuts: AtomicUsize::new(0),
+            dead: AtomicBool::new(false),
+            death: Notify::new(),
+            seen: Mutex::default(),
             client: registry::client(),
         });
         let task = tokio::spawn(serve(listener, Arc::clone(&state)));
@@ -98,6 +110,11 @@ impl Front {
         self.state.blobs.load(Ordering::Relaxed)
     }
 
+    /// The paths with queries, and the authorization, of all requests so far.
+    pub fn seen(&self) -> Vec<String> {
+        self.state.seen.lock().unwrap().clone()
+    }
+
     /// How many of them asked for a range.
     pub fn ranges(&self) -> usize {
         self.state.ranges.load(Ordering::Relaxed)
@@ -111,11 +128,20 @@ impl Drop for Front {
 }
 
 async fn serve(listener: TcpListener, state: Arc<State>) {
-    while let Ok((stream, _)) = listener.accept().await {
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => accepted.unwrap().0,
+            () = state.death.notified() => return,
+        };
         let state = Arc::clone(&state);
         let service = service_fn(move |request| {
             let state = Arc::clone(&state);
-            async move { Ok::<_, Infallible>(state.answer(request).await) }
+            async move {
+                match state.dead.load(Ordering::Relaxed) {
+                    true => Err(std::io::Error::other("the server is dead")),
+                    false => Ok(state.answer(request).await),
+                }
+            }
         });
         tokio::spawn(
             hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
@@ -126,6 +152,9 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
 impl State {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let nth = self.requests.fetch_add(1, Ordering::Relaxed);
+        let shown =
+            request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        self.seen.lock().unwrap().push(format!("{} {shown}", request.uri().path_and_query().unwrap()));
         if let Behaviour::Busy(times) = self.behaviour
             && nth < times
         {
@@ -201,7 +230,8 @@ impl State {
         self.blobs.fetch_add(1, Ordering::Relaxed);
         self.ranges.fetch_add(usize::from(ranged), Ordering::Relaxed);
         match self.behaviour {
-            Behaviour::Corrupt => {
+            Behaviour::CorruptLayers if body.len() <= LAYER => whole(body),
+            Behaviour::Corrupt | Behaviour::CorruptLayers => {
                 let mut bytes = body.to_vec();
                 let middle = bytes.len() / 2;
                 bytes[middle] ^= 1;
@@ -210,13 +240,19 @@ impl State {
             Behaviour::Cut(times)
                 if body.len() > LAYER && self.cuts.fetch_add(1, Ordering::Relaxed) < times =>
             {
-                let half = Ok(Frame::data(body.slice(..body.len() / 2)));
-                let broken = Err(std::io::Error::other("the line is cut"));
-                BodyExt::boxed(StreamBody::new(stream::iter([half, broken])))
+                half(&body)
             }
-            Behaviour::Cut(_) | Behaviour::AnonymousTokens | Behaviour::UserTokens | Behaviour::Busy(_) => {
-                whole(body)
+            Behaviour::Dies if body.len() > LAYER => {
+                self.dead.store(true, Ordering::Relaxed);
+                self.death.notify_one();
+                half(&body)
             }
+            Behaviour::Cut(_)
+            | Behaviour::AnonymousTokens
+            | Behaviour::UserTokens
+            | Behaviour::Busy(_)
+            | Behaviour::Dies
+            | Behaviour::Watches => whole(body),
         }
     }
 }
@@ -230,6 +266,13 @@ fn scope_of(path: &str) -> String {
 
 fn whole(bytes: Bytes) -> Body {
     Full::new(bytes).map_err(|never| match never {}).boxed()
+}
+
+/// Half of a body that promises all of it.
+fn half(bytes: &Bytes) -> Body {
+    let half = Ok(Frame::data(bytes.slice(..bytes.len() / 2)));
+    let broken = Err(std::io::Error::other("the line is cut"));
+    BodyExt::boxed(StreamBody::new(stream::iter([half, broken])))
 }
 
 fn plain(status: StatusCode, text: &str) -> Response<Body> {

@@ -370,7 +370,8 @@ impl Names {
              [network]\nconf_dir = \"{dir}/cni-conf\"\nplugin_dirs = [\"/opt/cni/bin\", \"/usr/lib/cni\"]\n\
              cache_dir = \"{dir}/root/cni\"\n\
              [images]\nregistries_conf = \"{dir}/registries.conf\"\npolicy = \"{dir}/policy.json\"\n\
-             certs_dir = \"{dir}/certs.d\"\n",
+             certs_dir = \"{dir}/certs.d\"\nhosts_dir = \"{dir}/hosts.d\"\n\
+             auth_file = \"{dir}/auth.json\"\nnamespaced_auth_dir = \"{dir}/auth\"\nstall_timeout_seconds = 10\n",
             path.display(),
             self.cgroup_parent
         )

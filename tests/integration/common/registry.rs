@@ -4,7 +4,7 @@
 //! also happens when the test process is killed. So a registry can live in a static, shared by all tests.
 
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -23,13 +23,26 @@ pub const PASSWORD: &str = "open-sesame-7731";
 #[derive(Debug)]
 pub struct Registry {
     host: String,
-    authenticated: bool,
+    dir: PathBuf,
+    kind: Kind,
     keeper: Child,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Open,
+    BasicAuth,
+    /// HTTPS, with the content of the shared registry.
+    Tls {
+        /// Whether clients need a certificate.
+        mutual: bool,
+    },
+}
+
+static SHARED: OnceCell<Registry> = OnceCell::const_new();
+
 /// The registry without authentication that all tests share; it ends with the test process.
 pub async fn shared() -> &'static Registry {
-    static SHARED: OnceCell<Registry> = OnceCell::const_new();
     SHARED.get_or_init(Registry::open).await
 }
 
@@ -45,12 +58,24 @@ rm -rf "$2"
 impl Registry {
     /// Starts a registry that anyone may use.
     pub async fn open() -> Self {
-        Self::start(false).await
+        Self::start(Kind::Open).await
     }
 
     /// Starts a registry that wants [`USER`] and [`PASSWORD`] by basic authentication.
     pub async fn with_basic_auth() -> Self {
-        Self::start(true).await
+        Self::start(Kind::BasicAuth).await
+    }
+
+    /// Starts a registry that serves the content of the shared one by HTTPS, with an authority that nobody knows;
+    /// [`Self::certificate`] has that, and what clients need where it is `mutual`.
+    pub async fn with_tls(mutual: bool) -> Self {
+        shared().await;
+        Self::start(Kind::Tls { mutual }).await
+    }
+
+    /// A file of a registry with TLS: `ca.pem`, `client.pem` or `client.key`.
+    pub fn certificate(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
     }
 
     /// Its `host:port`.
@@ -58,11 +83,13 @@ impl Registry {
         &self.host
     }
 
-    async fn start(authenticated: bool) -> Self {
+    async fn start(kind: Kind) -> Self {
         let dir = std::env::temp_dir().join(format!("podd-test-registry-{}", random_tag()));
         std::fs::create_dir_all(&dir).unwrap();
         let host = format!("127.0.0.1:{}", free_port());
-        std::fs::write(dir.join("config.yml"), config(&dir, &host, authenticated)).unwrap();
+        let shared_dir = SHARED.get().map(|shared| shared.dir.clone());
+        let storage = shared_dir.filter(|_| matches!(kind, Kind::Tls { .. })).unwrap_or_else(|| dir.clone());
+        std::fs::write(dir.join("config.yml"), config(&dir, &storage, &host, kind)).unwrap();
         let keeper = Command::new("/bin/sh")
             .args(["-c", KEEPER, "keeper"])
             .arg(program("docker-registry"))
@@ -71,18 +98,26 @@ impl Registry {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let registry = Self { host, authenticated, keeper };
-        registry.wait_until_it_answers(&dir).await;
+        let registry = Self { host, dir, kind, keeper };
+        registry.wait_until_it_answers().await;
         registry
     }
 
-    async fn wait_until_it_answers(&self, dir: &Path) {
+    async fn wait_until_it_answers(&self) {
         let client = client();
         let start = std::time::Instant::now();
-        while self.request(&client, Method::GET, "").send().await.map(|r| r.status()).ok()
-            != Some(StatusCode::OK)
-        {
-            let log = || std::fs::read_to_string(dir.join("log")).unwrap_or_default();
+        loop {
+            let answers = match self.kind {
+                Kind::Tls { .. } => std::net::TcpStream::connect(&self.host).is_ok(),
+                Kind::Open | Kind::BasicAuth => {
+                    let answer = self.request(&client, Method::GET, "").send().await;
+                    answer.is_ok_and(|answer| answer.status() == StatusCode::OK)
+                }
+            };
+            if answers {
+                return;
+            }
+            let log = || std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
             assert!(
                 start.elapsed() < PATIENCE,
                 "docker-registry at {} does not answer:\n{}",
@@ -95,7 +130,7 @@ impl Registry {
 
     fn request(&self, client: &Client, method: Method, path: &str) -> RequestBuilder {
         let request = client.request(method, format!("http://{}/v2/{path}", self.host));
-        if self.authenticated { request.basic_auth(USER, Some(PASSWORD)) } else { request }
+        if self.kind == Kind::BasicAuth { request.basic_auth(USER, Some(PASSWORD)) } else { request }
     }
 
     /// Uploads a blob, unless the repository has it.
@@ -149,18 +184,49 @@ async fn expect(response: Response, wanted: StatusCode) -> Response {
     panic!("{} answered {status}: {}", response.url().clone(), response.text().await.unwrap_or_default());
 }
 
-fn config(dir: &Path, host: &str, authenticated: bool) -> String {
-    let dir_text = dir.display();
+fn config(dir: &Path, storage: &Path, host: &str, kind: Kind) -> String {
+    let (dir_text, storage) = (dir.display(), storage.display());
     let mut text = format!(
-        "version: 0.1\nlog: {{ level: warn }}\nstorage:\n  filesystem: {{ rootdirectory: {dir_text}/storage }}\n\
-         http: {{ addr: \"{host}\", secret: of-no-importance }}\n"
+        "version: 0.1\nlog: {{ level: warn }}\nstorage:\n  filesystem: {{ rootdirectory: {storage}/storage }}\n\
+         http:\n  addr: \"{host}\"\n  secret: of-no-importance\n"
     );
-    if authenticated {
-        let entry = Command::new(program("htpasswd")).args(["-Bbn", USER, PASSWORD]).output().unwrap();
-        std::fs::write(dir.join("htpasswd"), entry.stdout).unwrap();
-        write!(text, "auth:\n  htpasswd: {{ realm: tests, path: {dir_text}/htpasswd }}\n").unwrap();
+    match kind {
+        Kind::Open => {}
+        Kind::BasicAuth => {
+            let entry = Command::new(program("htpasswd")).args(["-Bbn", USER, PASSWORD]).output().unwrap();
+            std::fs::write(dir.join("htpasswd"), entry.stdout).unwrap();
+            writeln!(text, "auth:\n  htpasswd: {{ realm: tests, path: {dir_text}/htpasswd }}").unwrap();
+        }
+        Kind::Tls { mutual } => {
+            write_certificates(dir);
+            writeln!(text, "  tls:\n    certificate: {dir_text}/server.pem\n    key: {dir_text}/server.key")
+                .unwrap();
+            if mutual {
+                writeln!(text, "    clientcas: [\"{dir_text}/ca.pem\"]").unwrap();
+            }
+        }
     }
     text
+}
+
+/// An authority, and of it a certificate for a server on 127.0.0.1 and one for a client.
+fn write_certificates(dir: &Path) {
+    let openssl = |command: &str| {
+        let run =
+            Command::new(program("openssl")).args(command.split(' ')).current_dir(dir).output().unwrap();
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    };
+    let new_key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    openssl(&format!("req -x509 {new_key} -days 2 -subj /CN=authority -keyout ca.key -out ca.pem"));
+    for (name, extensions) in
+        [("server", "subjectAltName=IP:127.0.0.1"), ("client", "extendedKeyUsage=clientAuth")]
+    {
+        std::fs::write(dir.join("extensions"), extensions).unwrap();
+        openssl(&format!("req -new {new_key} -subj /CN={name} -keyout {name}.key -out request.pem"));
+        openssl(&format!(
+            "x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out {name}.pem"
+        ));
+    }
 }
 
 #[tokio::test]

@@ -3,8 +3,10 @@
 use serde_json::json;
 
 use super::fault::*;
+use crate::image::registries::Trust;
 use crate::image::registry::error::{Context, Stage};
 use crate::image::registry::token::TokenRequest;
+use crate::image::registry::transport::Link;
 use crate::image::registry::{ClientConfig, Credentials, ErrorKind, Platform, RegistryClient};
 
 const PASSWORD: &str = "hush-password";
@@ -150,15 +152,20 @@ async fn credentials_do_not_go_to_a_plain_realm_of_a_secure_registry() {
     let tokens = token_service().await;
     let realm = format!("http://{}/token", tokens.address);
     let credentials = basic();
+    let client = client();
+    let transport = &client.inner.transport;
+    let trust = Trust { directory: None, ca: Vec::new(), client: Vec::new(), verify: true };
+    let link = Link { clients: transport.pool.get("r.io", &trust).unwrap(), tries: 1 };
     let request = TokenRequest {
         realm: &realm,
         service: None,
         scope: "repository:app:pull".into(),
         credentials: &credentials,
         plain: false,
+        link: &link,
     };
     let context = Context::new(Stage::ResolveManifest, "r.io/app");
-    let error = request.fetch(&client().inner.transport, &context).await.err().unwrap();
+    let error = request.fetch(transport, &context).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Denied);
     assert!(tokens.seen().is_empty());
 }

@@ -23,7 +23,11 @@ use tokio::task::JoinHandle;
 
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
-use crate::image::registry::{ClientConfig, RegistryClient, Timeouts};
+use crate::image::registries::{Registries, parse};
+use crate::image::registry::{
+    BlobStream, ClientConfig, Credentials, Platform, PullAuth, RegistryClient, RegistryError, Resolved,
+    Source, Timeouts,
+};
 
 pub(super) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub(super) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -31,7 +35,7 @@ pub(super) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub(super) const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 /// A request as the server saw it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Seen {
     pub(super) method: String,
     pub(super) path: String,
@@ -53,6 +57,8 @@ pub(super) enum Tail {
     Stalls,
     /// It repeats for ever.
     Repeats,
+    /// The same with a pause before each.
+    Trickles(Duration),
 }
 
 pub(super) struct Reply {
@@ -119,6 +125,14 @@ impl Reply {
                 }))
                 .boxed(),
             Tail::Stalls => first.chain(stream::pending()).boxed(),
+            Tail::Trickles(pause) => {
+                let bytes = self.bytes;
+                let steps = stream::repeat(bytes).then(move |bytes| async move {
+                    tokio::time::sleep(pause).await;
+                    Ok(Frame::data(bytes))
+                });
+                steps.boxed()
+            }
             Tail::Repeats => stream::repeat(self.bytes).map(|bytes| Ok(Frame::data(bytes))).boxed(),
         };
         builder.body(StreamBody::new(body)).unwrap()
@@ -268,6 +282,42 @@ pub(super) fn config() -> ClientConfig {
         document: Duration::from_secs(5),
         stall: Duration::from_millis(300),
         backoff: Duration::from_millis(5),
+        down: Duration::from_secs(5),
     };
     ClientConfig { timeouts, ..ClientConfig::default() }
+}
+
+/// A client that knows the endpoints of a `registries.conf`.
+pub(super) fn client_with(conf: &str) -> RegistryClient {
+    let registries = Arc::new(Registries::fixed(parse(conf).unwrap()));
+    RegistryClient::new(ClientConfig { registries, ..config() }).unwrap()
+}
+
+impl RegistryClient {
+    async fn test_source(
+        &self,
+        reference: &Reference,
+        credentials: &Credentials,
+    ) -> Result<Source, RegistryError> {
+        self.source(reference, &PullAuth::new(credentials.clone(), None)).await
+    }
+
+    pub(super) async fn resolve(
+        &self,
+        reference: &Reference,
+        credentials: &Credentials,
+        platform: &Platform,
+    ) -> Result<Resolved, RegistryError> {
+        self.test_source(reference, credentials).await?.resolve(platform, &|_| None).await
+    }
+
+    pub(super) async fn open_blob(
+        &self,
+        reference: &Reference,
+        credentials: &Credentials,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<BlobStream, RegistryError> {
+        self.test_source(reference, credentials).await?.open_blob(digest, size).await
+    }
 }

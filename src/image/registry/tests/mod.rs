@@ -2,7 +2,9 @@
 
 mod auth;
 mod blobs;
+mod endpoints;
 mod fault;
 mod manifests;
+mod proxy;
 mod real;
 mod tls;

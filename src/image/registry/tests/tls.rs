@@ -3,9 +3,12 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use super::fault::client;
 use super::real::Server;
+use crate::image::registries::Trust;
+use crate::image::registry::clients::ClientPool;
 use crate::image::registry::{Credentials, ErrorKind, Platform, RegistryError};
 
 /// Tells the second process which registry to ask.
@@ -28,6 +31,38 @@ fn write_certificates(directory: &Path) {
     openssl(directory, &format!("req -new {new_key} -subj /CN=registry -keyout key.pem -out request.pem"));
     let signed = "x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 2";
     openssl(directory, &format!("{signed} -extfile extensions -out cert.pem"));
+}
+
+#[test]
+fn clients_are_found_by_the_content_of_the_certificates() {
+    let root = tempfile::tempdir().unwrap();
+    write_certificates(root.path());
+    let directory = root.path().join("r.io");
+    let trust =
+        Trust { directory: Some(directory.clone()), ca: Vec::new(), client: Vec::new(), verify: true };
+    let pool = ClientPool::new("podd", Duration::from_secs(1)).unwrap();
+    let error = |authority: &str| pool.get(authority, &trust).err().map(|e| e.to_string());
+    assert_eq!((error("r.io"), pool.count()), (None, 0), "no directory, the common client");
+    fs::create_dir(&directory).unwrap();
+    fs::copy(root.path().join("ca.pem"), directory.join("ca.crt")).unwrap();
+    fs::copy(root.path().join("cert.pem"), directory.join("us.cert")).unwrap();
+    assert!(error("new.io").unwrap().contains("us.cert is a client certificate without its key"));
+    assert_eq!(error("r.io"), None, "it keeps the one that it had");
+    fs::copy(root.path().join("key.pem"), directory.join("us.key")).unwrap();
+    for authority in ["r.io", "new.io", "r.io"] {
+        assert_eq!((error(authority), pool.count()), (None, 1));
+    }
+    fs::write(directory.join("us.key"), "-----BEGIN PRIVATE KEY-----\nhush\n").unwrap();
+    let text = error("third.io").unwrap();
+    assert!(text.contains("us.key has no private key in PEM form") && !text.contains("hush"), "{text}");
+    fs::copy(root.path().join("ca.key"), directory.join("us.key")).unwrap();
+    assert!(error("third.io").unwrap().contains("us.cert cannot be used"), "the key of another certificate");
+    fs::remove_file(directory.join("us.cert")).unwrap();
+    assert!(error("third.io").unwrap().contains("us.key"), "a key alone");
+    fs::remove_file(directory.join("us.key")).unwrap();
+    assert_eq!((error("third.io"), pool.count()), (None, 2));
+    fs::write(directory.join("ca.crt"), "nothing").unwrap();
+    assert!(error("fourth.io").unwrap().contains("ca.crt has no certificate in PEM form"));
 }
 
 async fn ask(address: &str) -> RegistryError {

@@ -47,7 +47,11 @@ impl ImageService for Service {
         let request = request.into_inner();
         let name = named("image", request.image)?;
         let images = self.pods.images().clone();
-        let pull = async move { images.pull(&name, request.auth.as_ref()).await };
+        let pod = request.sandbox_config.and_then(|config| config.metadata);
+        let pull = async move {
+            let namespace = pod.as_ref().map(|pod| pod.namespace.as_str());
+            images.pull(&name, request.auth.as_ref(), namespace).await
+        };
         let pulled = self.operations.run(pull).await?.map_err(|e| error::image("PullImage", &e))?;
         Ok(Response::new(api::PullImageResponse { image_ref: pulled.id.to_string() }))
     }

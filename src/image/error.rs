@@ -2,6 +2,7 @@
 
 use super::digest::Digest;
 use super::extract::ExtractError;
+use super::policy::PolicyError;
 use super::reference::InvalidReference;
 use super::registry::{CredentialsError, ErrorKind, RegistryError, SetupError};
 use super::store::StoreError;
@@ -27,6 +28,13 @@ pub enum ImageError {
     Store(#[from] StoreError),
     #[error("cannot get ready to speak to registries")]
     Setup(#[from] SetupError),
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// No signature is kept with the image, but the policy asks for one.
+    #[error(
+        "no signature is kept with the image on this node: pull {0} again, so that its signatures are fetched"
+    )]
+    NoSignatureKept(String, #[source] PolicyError),
 }
 
 /// What a failure means to a client.
@@ -40,6 +48,8 @@ pub enum ImageErrorKind {
     Unavailable,
     /// The request is wrong.
     Invalid,
+    /// The signature policy does not let it be used.
+    Untrusted,
     /// What the registry serves is not what it promises, or not what podd can use.
     Corrupt,
     /// The disk is full.
@@ -68,6 +78,7 @@ impl ImageError {
             Self::Layer { .. } => ImageErrorKind::Corrupt,
             Self::Store(StoreError::Ambiguous { .. }) => ImageErrorKind::Invalid,
             Self::Store(_) | Self::Setup(_) => ImageErrorKind::Internal,
+            Self::Policy(_) | Self::NoSignatureKept(..) => ImageErrorKind::Untrusted,
         }
     }
 }

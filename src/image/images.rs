@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::digest::Digest;
 use super::error::ImageError;
+use super::policy::Policies;
 use super::pull::Puller;
 use super::reference::Reference;
 use super::registry::{ClientConfig, Credentials, RegistryClient};
@@ -23,6 +24,7 @@ pub struct Images {
     root: PathBuf,
     store: Store,
     puller: Arc<Puller>,
+    pub(super) policies: Arc<Policies>,
 }
 
 impl Images {
@@ -34,7 +36,9 @@ impl Images {
         let client =
             RegistryClient::new(ClientConfig { insecure_registries, auth_file, ..Default::default() })?;
         let puller = Arc::new(Puller::new(store.clone(), client, config.max_parallel_layers));
-        Ok(Self { root: root.to_owned(), store, puller })
+        let policies = Arc::new(Policies::new(config));
+        policies.announce();
+        Ok(Self { root: root.to_owned(), store, puller, policies })
     }
 
     /// Where the images lie.
@@ -55,14 +59,21 @@ impl Images {
         }
     }
 
-    /// Pulls what the reference names, and answers when it would survive a power cut.
-    pub async fn pull(&self, name: &str, auth: Option<&AuthConfig>) -> Result<Arc<Image>, ImageError> {
+    /// Pulls what the reference names, if the policy of the namespace or else the node's accepts it, and answers when it
+    /// would survive a power cut.
+    pub async fn pull(
+        &self,
+        name: &str,
+        auth: Option<&AuthConfig>,
+        namespace: Option<&str>,
+    ) -> Result<Arc<Image>, ImageError> {
         let reference: Reference = name.parse()?;
         let credentials = match auth {
             Some(auth) => Credentials::from_cri(auth, &reference)?,
             None => Credentials::Anonymous,
         };
-        self.puller.pull(&reference, &credentials).await
+        let (policy, keep_signatures) = self.admit(&reference, namespace).await?;
+        self.puller.pull(&reference, &credentials, &policy, keep_signatures).await
     }
 
     /// Removes an image, or one tag of several. What is not there is a success (B19). Containers keep the layers that they
@@ -126,13 +137,13 @@ impl Images {
 }
 
 /// What a client can mean by a name.
-enum Name {
+pub(super) enum Name {
     Id,
     Reference(Reference),
 }
 
 impl Name {
-    fn parse(name: &str) -> Result<Self, ImageError> {
+    pub(super) fn parse(name: &str) -> Result<Self, ImageError> {
         let hex = name.strip_prefix("sha256:").unwrap_or(name);
         if is_hex(hex) && (hex.len() == 64 || hex.len() < name.len()) {
             return Ok(Self::Id);

@@ -21,6 +21,7 @@ mod manifest;
 mod platform;
 mod resolve;
 mod session;
+mod signatures;
 #[cfg(test)]
 mod tests;
 mod token;

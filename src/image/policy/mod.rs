@@ -107,7 +107,7 @@ pub enum Why {
     #[error("{0}")]
     Key(String),
     /// There is nothing to verify.
-    #[error("the image has no sigstore signature")]
+    #[error("the image has no sigstore signature (tag sha256-<digest>.sig in its repository)")]
     NoSignature,
     /// No signature is accepted.
     #[error("{}", flaws(.0))]

@@ -178,4 +178,38 @@ mod tests {
         assert!(parse_config(b"[]").is_err());
         assert!(parse_config(b"").is_err());
     }
+
+    fn signature(payload: &str) -> Signature {
+        Signature { of: Digest::of(b"m"), payload: payload.to_owned(), signature: "AAAA".to_owned() }
+    }
+
+    #[test]
+    fn signatures_are_recorded_and_kept_over_a_pull_that_asks_for_none() {
+        let new = |signatures: &[Signature]| {
+            let new =
+                NewImage { config: b"{}".to_vec(), signatures: signatures.to_vec(), ..NewImage::default() };
+            Image::new(new, 0).unwrap()
+        };
+        let (one, two) = (signature("one"), signature("two"));
+        let signed = new(std::slice::from_ref(&one));
+        let text = serde_json::to_string(&signed.to_record()).unwrap();
+        assert_eq!(Image::from_record(serde_json::from_str(&text).unwrap()).unwrap(), signed);
+        let unsigned = new(&[]);
+        let text = serde_json::to_string(&unsigned.to_record()).unwrap();
+        assert!(
+            !text.contains("signatures"),
+            "records of images without signatures are as they were: {text}"
+        );
+        assert_eq!(Image::from_record(serde_json::from_str(&text).unwrap()).unwrap(), unsigned);
+
+        let mut again = new(&[]);
+        again.keep_signatures(&signed.signatures);
+        assert_eq!(again.signatures, std::slice::from_ref(&one));
+        let mut newer = new(&[two.clone(), one.clone()]);
+        newer.keep_signatures(&signed.signatures);
+        assert_eq!(newer.signatures, [two.clone(), one]);
+        let flood: Vec<_> = (0..2 * MOST_SIGNATURES).map(|n| signature(&n.to_string())).collect();
+        newer.keep_signatures(&flood);
+        assert_eq!((newer.signatures.len(), &newer.signatures[0]), (MOST_SIGNATURES, &two));
+    }
 }

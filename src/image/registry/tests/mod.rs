@@ -5,4 +5,5 @@ mod blobs;
 mod fault;
 mod manifests;
 mod real;
+mod signatures;
 mod tls;

@@ -31,6 +31,7 @@
 //! 1. [`image::Images::pull`] parses the reference and the credentials, again in a task of the daemon's.
 //! 2. One pull at a time for each reference, and for each image: the next one finds what the first has brought.
 //! 3. [`image::registry::RegistryClient::resolve_knowing`] gets index, manifest and configuration, each verified by digest.
+//!    [`image::policy`] decides whether the image may be used, and with which signatures.
 //! 4. [`image::store::Store::stage`] makes a staging directory. For each layer that is not here, within one limit for the node,
 //!    [`image::registry::RegistryClient::open_blob`] streams it, taking up a broken connection where it broke, and
 //!    [`image::extract::extract_layer`] hashes, decompresses, hashes again and unpacks it as it comes.

@@ -42,22 +42,16 @@ impl Images {
         Ok((policy, keep))
     }
 
-    /// Whether a container of a pod in `namespace` may be made of an image that is here, asked for by one of `names`: the
-    /// first that is not empty counts. Without a network, and at the cost of a stat(2) or two where no signature is needed.
-    pub async fn verify(
-        &self,
-        image: &Arc<Image>,
-        names: [&str; 2],
-        namespace: &str,
-    ) -> Result<(), ImageError> {
+    /// Whether a container of a pod in `namespace` may be made of an image that is here; `asked` is what the pod's author
+    /// wrote for it. Without a network, and at the cost of a stat(2) or two where no signature is needed.
+    pub async fn verify(&self, image: &Arc<Image>, asked: &str, namespace: &str) -> Result<(), ImageError> {
         let policy = self.policies.of(Some(namespace))?;
-        let asked = names.into_iter().find(|name| !name.is_empty()).unwrap_or_default();
-        let names = identities(image, asked);
-        let needs_none = |name: &Option<Reference>| {
-            let ruling = policy.ruling(name.as_ref());
-            ruling.demand() == Demand::Nothing && policy.decide("", &ruling, &[]).is_ok()
+        let names = Names::of(image, asked);
+        let needs_none = |name: Option<&Reference>| {
+            let ruling = policy.ruling(name);
+            ruling.demand() == Demand::Nothing && policy.decide(asked, &ruling, &[]).is_ok()
         };
-        if names.iter().any(needs_none) {
+        if names.any(needs_none) {
             return Ok(());
         }
         let (image, asked) = (Arc::clone(image), asked.to_owned());
@@ -65,27 +59,17 @@ impl Images {
     }
 }
 
-/// Whether one of the names makes the image acceptable: whoever may use it by one name may use it.
-fn decide(
-    policy: &PolicyFile,
-    image: &Image,
-    names: &[Option<Reference>],
-    asked: &str,
-) -> Result<(), ImageError> {
-    let mut refused = None;
-    for name in names {
-        let called = name.as_ref().map_or_else(|| asked.to_owned(), ToString::to_string);
-        match policy.decide(&called, &policy.ruling(name.as_ref()), &image.signatures) {
-            Ok(()) => return Ok(()),
-            Err(error) => refused = refused.or(Some((called, error))),
-        }
-    }
-    match refused {
-        Some((called, error @ PolicyError::Refused { .. })) if lacks_signature(&error) => {
-            Err(ImageError::NoSignatureKept(called, error))
-        }
-        Some((_, error)) => Err(error.into()),
-        None => Ok(()),
+/// Whether one of the names makes the image acceptable; if not, why the first does not.
+fn decide(policy: &PolicyFile, image: &Image, names: &Names, asked: &str) -> Result<(), ImageError> {
+    let called = |name: Option<&Reference>| name.map_or_else(|| asked.to_owned(), ToString::to_string);
+    let judge =
+        |name: Option<&Reference>| policy.decide(&called(name), &policy.ruling(name), &image.signatures);
+    let first = names.first.as_ref();
+    match judge(first) {
+        Ok(()) => Ok(()),
+        Err(_) if names.any(|name| judge(name).is_ok()) => Ok(()),
+        Err(error) if lacks_signature(&error) => Err(ImageError::NoSignatureKept(called(first), error)),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -93,17 +77,32 @@ fn lacks_signature(error: &PolicyError) -> bool {
     matches!(error, PolicyError::Refused { source, .. } if source.why == Why::NoSignature)
 }
 
-/// The names by which an image is judged. That which the pod's author wrote, if the image is known by it or by another name
-/// of the same repository (a tag may have moved on); else, as for an ID, all that it has. At least one; `None` is no name.
-fn identities(image: &Image, asked: &str) -> Vec<Option<Reference>> {
-    let names: BTreeSet<Reference> =
-        image.tags.iter().chain(&image.repo_digests).filter_map(|name| name.parse().ok()).collect();
-    if let Ok(Name::Reference(reference)) = Name::parse(asked)
-        && names.iter().any(|name| name.name() == reference.name())
-    {
-        return vec![Some(reference)];
+/// The names by which an image is judged; one that is accepted is enough, since whoever may use the image by one name may
+/// use it.
+struct Names {
+    /// `None` for an image without any name.
+    first: Option<Reference>,
+    others: Vec<Reference>,
+}
+
+impl Names {
+    /// That which the pod's author wrote, if the image is known by it or by another name of the same repository (a tag may
+    /// have moved on); else, as for an ID, all that it has.
+    fn of(image: &Image, asked: &str) -> Self {
+        let known: BTreeSet<Reference> =
+            image.tags.iter().chain(&image.repo_digests).filter_map(|name| name.parse().ok()).collect();
+        if let Ok(Name::Reference(reference)) = Name::parse(asked)
+            && known.iter().any(|name| name.name() == reference.name())
+        {
+            return Self { first: Some(reference), others: Vec::new() };
+        }
+        let mut known = known.into_iter();
+        Self { first: known.next(), others: known.collect() }
     }
-    if names.is_empty() { vec![None] } else { names.into_iter().map(Some).collect() }
+
+    fn any(&self, is_good: impl Fn(Option<&Reference>) -> bool) -> bool {
+        is_good(self.first.as_ref()) || self.others.iter().any(|name| is_good(Some(name)))
+    }
 }
 
 impl Signed<'_> {
@@ -174,8 +173,8 @@ mod tests {
         for new in all.chain([new(None, None)]) {
             image = Some(store.commit_image(&store.stage().unwrap(), new).unwrap());
         }
-        let names = identities(&image.unwrap(), asked);
-        names.into_iter().map(|name| name.map_or("none".to_owned(), |name| name.to_string())).collect()
+        let names = Names::of(&image.unwrap(), asked);
+        names.first.iter().chain(&names.others).map(ToString::to_string).collect()
     }
 
     #[test]
@@ -187,7 +186,7 @@ mod tests {
         assert_eq!(names("r.io/a:moved", &[], &[digest.clone()]), ["r.io/a:moved"]);
         assert_eq!(names("r.io/b:v1", &["r.io/a:v1"], &[digest.clone()]), [digest, "r.io/a:v1".to_owned()]);
         assert_eq!(names(&id, &["r.io/a:v1", "x.io/a:v1"], &[]), ["r.io/a:v1", "x.io/a:v1"]);
-        assert_eq!(names("r.io/a:v1", &[], &[]), ["none"]);
+        assert!(names("r.io/a:v1", &[], &[]).is_empty());
         assert_eq!(names("", &["r.io/a:v1"], &[]), ["r.io/a:v1"]);
     }
 }

@@ -138,11 +138,13 @@ impl Pods {
         config: &ContainerConfig,
         image: &Arc<Image>,
     ) -> Result<(), PodError> {
-        let asked = config.image.as_ref();
-        let names = asked.map_or(["", ""], |spec| [&spec.user_specified_image, &spec.image]);
+        let asked = config.image.as_ref().map_or("", |spec| match spec.user_specified_image.as_str() {
+            "" => &spec.image,
+            written => written,
+        });
         let namespace = pod.facts.config.metadata.as_ref().map_or("", |pod| pod.namespace.as_str());
         let stage = Stage::begin("verifying the image", &image.id);
-        stage.check(self.images.verify(image, names, namespace).await)
+        stage.check(self.images.verify(image, asked, namespace).await)
     }
 
     /// All that can be known before anything is made.

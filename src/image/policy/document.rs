@@ -234,23 +234,25 @@ impl SigstoreSigned {
             self.pki.is_some(),
         ];
         exactly_one("sigstoreSigned", &given, "keyPath, keyPaths, keyData, keyDatas, fulcio and pki")?;
-        if let Some(what) = self.beyond()? {
-            return Ok(Requirement::Unsupported(format!("sigstoreSigned with {what}")));
-        }
-        let identity = self.signed_identity.map_or(SignedIdentity::MatchRepoDigestOrExact, |given| given.0);
+        let beyond = self.beyond()?;
         let paths = self.key_path.map(|path| vec![path]).or(self.key_paths);
-        let datas = self.key_data.map(|data| vec![data]).or(self.key_datas).unwrap_or_default();
+        let datas = self.key_data.map(|data| vec![data]).or(self.key_datas);
         let keys = match paths {
             Some(paths) => KeySource::Files(paths.into_iter().map(absolute).collect::<Result<_, _>>()?),
-            None => KeySource::Inline(datas.into_iter().map(|data| data.0).collect()),
+            None => KeySource::Inline(datas.into_iter().flatten().map(|data| data.0).collect()),
         };
         let is_empty = match &keys {
             KeySource::Files(paths) => paths.is_empty(),
             KeySource::Inline(keys) => keys.is_empty(),
         };
-        if is_empty {
+        let has_others = self.fulcio.is_some() || self.pki.is_some();
+        if is_empty && !has_others {
             return Err("sigstoreSigned: its list of keys must not be empty".to_owned());
         }
+        if let Some(what) = beyond {
+            return Ok(Requirement::Unsupported(format!("sigstoreSigned with {what}")));
+        }
+        let identity = self.signed_identity.map_or(SignedIdentity::MatchRepoDigestOrExact, |given| given.0);
         Ok(Requirement::SigstoreSigned { keys, identity })
     }
 
@@ -276,6 +278,11 @@ impl SigstoreSigned {
             (self.rekor_public_key_data.is_some(), "rekorPublicKeyData"),
             (self.rekor_public_key_datas.is_some(), "rekorPublicKeyDatas"),
         ];
+        let is_empty = self.rekor_public_key_paths.as_ref().is_some_and(Vec::is_empty)
+            || self.rekor_public_key_datas.as_ref().is_some_and(Vec::is_empty);
+        if is_empty {
+            return Err("sigstoreSigned: its list of rekorPublicKeys must not be empty".to_owned());
+        }
         let mut names = given.iter().filter(|(is_given, _)| *is_given).map(|(_, name)| *name);
         match (names.next(), names.next()) {
             (Some(_), Some(_)) => {

@@ -9,8 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use crate::image::digest::Digest;
-use crate::image::policy::Signature;
 use crate::image::policy::keys::Key;
+use crate::image::policy::{Flaw, Signature};
 
 /// A key pair in a directory of its own.
 pub(super) struct Signer {
@@ -180,4 +180,25 @@ fn keys_are_read_in_the_forms_in_which_tools_write_them() {
     }
     let private = fs::read(Path::new(&rsa.private())).unwrap();
     assert!(Key::from_pem(&private).is_err());
+}
+
+/// What podman and skopeo make: the payload, key and signature of the library that they share (containers/image 5.36.2).
+#[test]
+fn a_signature_that_podmans_library_made_holds() {
+    let pem = "-----BEGIN PUBLIC KEY-----
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEGyauqs/m6kYOHb2XjAN+M8s3jvr5
+aGUgESYvFRuyQwZxvYE8wCZeksgrHhkdUncy9Y5R30RF+HrOXpK5zHfVRg==
+-----END PUBLIC KEY-----
+";
+    let signature = Signature {
+        of: "sha256:8cd3d1bdc4eb4ad2932f08ef8790caac53bc2991513cc507c8c8bc83dee8f1c5".parse().unwrap(),
+        payload: r#"{"critical":{"identity":{"docker-reference":"127.0.0.1:27119/policy/oracle:signed"},"image":{"docker-manifest-digest":"sha256:8cd3d1bdc4eb4ad2932f08ef8790caac53bc2991513cc507c8c8bc83dee8f1c5"},"type":"cosign container image signature"},"optional":{"creator":"containers/image 5.36.2","timestamp":1795194766}}"#
+            .to_owned(),
+        signature: "MEYCIQCQ2MZbS76Ido63ygKR419oO5fAYT/HelBAJ+Wwr+ZOrwIhAPPq44/o3n600tcgWIQ9B5bUZfBJs1hqUCjkTPP0gcda"
+            .to_owned(),
+    };
+    let keys = [Key::from_pem(pem.as_bytes()).unwrap()];
+    let name = "127.0.0.1:27119/policy/oracle:signed";
+    assert_eq!(signature.verify(&keys, |signed| signed == name), Ok(()));
+    assert_eq!(signature.verify(&keys, |_| false), Err(Flaw::Identity(name.to_owned())));
 }

@@ -130,6 +130,11 @@ fn requirements_have_the_fields_of_the_manual_and_no_others() {
             json!({ "type": "sigstoreSigned", "keyPath": "/k", "rekorPublicKeyPath": "/r", "rekorPublicKeyData": data }),
             "only one rekorPublicKey",
         ),
+        (
+            json!({ "type": "sigstoreSigned", "keyPath": "/k", "rekorPublicKeyPaths": [] }),
+            "list of rekorPublicKeys must not be empty",
+        ),
+        (json!({ "type": "sigstoreSigned", "keyPath": "", "rekorPublicKeyPath": "/r" }), "not absolute"),
     ];
     for (bad, reason) in bad {
         let error = requirement(&bad).expect_err(&bad.to_string());

@@ -32,6 +32,7 @@
 //! 2. One pull at a time for each reference, and for each image: the next one finds what the first has brought.
 //! 3. [`image::registry::RegistryClient::source`] finds the image's endpoints, mirrors first ([`image::registries`]), and
 //!    [`image::registry::Source::resolve`] gets index, manifest and configuration there, each verified by digest.
+//!    [`image::policy`] decides whether the image may be used, and with which signatures.
 //! 4. [`image::store::Store::stage`] makes a staging directory. For each layer that is not here, within one limit for the node,
 //!    [`image::registry::Source::open_blob`] streams it, taking up a broken connection where it broke, and
 //!    [`image::extract::extract_layer`] hashes, decompresses, hashes again and unpacks it as it comes.

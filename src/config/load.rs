@@ -17,6 +17,9 @@ use super::{
 /// The file that is read when `--config` names none; it need not exist.
 pub const DEFAULT_FILE: &str = "/etc/podd/podd.toml";
 
+/// The signature policy that need not exist: without it every image is accepted.
+pub const DEFAULT_POLICY: &str = "/etc/containers/policy.json";
+
 /// The longest path that a unix socket's address holds, in bytes (`sun_path` less its terminating zero, unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
 
@@ -91,7 +94,8 @@ impl Config {
             },
             images: ImagesConfig {
                 registries_conf: "/etc/containers/registries.conf".into(),
-                policy: "/etc/containers/policy.json".into(),
+                policy: DEFAULT_POLICY.into(),
+                policy_dir: "/etc/podd/policies".into(),
                 certs_dir: "/etc/containers/certs.d".into(),
                 hosts_dir: PathBuf::new(),
                 auth_file: PathBuf::new(),
@@ -144,6 +148,7 @@ fn apply(config: &mut Config, mut reader: Reader<'_>) {
     reader.section("images", |reader| {
         reader.optional_path("registries_conf", &mut config.images.registries_conf);
         reader.optional_path("policy", &mut config.images.policy);
+        reader.optional_path("policy_dir", &mut config.images.policy_dir);
         reader.optional_path("certs_dir", &mut config.images.certs_dir);
         reader.optional_path("hosts_dir", &mut config.images.hosts_dir);
         reader.optional_path("auth_file", &mut config.images.auth_file);

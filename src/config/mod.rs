@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-pub use load::{ConfigError, DEFAULT_FILE, load};
+pub use load::{ConfigError, DEFAULT_FILE, DEFAULT_POLICY, load};
 pub use print::render;
 pub use read::Problem;
 
@@ -114,6 +114,8 @@ pub struct ImagesConfig {
     pub registries_conf: PathBuf,
     /// Signature policy (containers-policy.json(5)).
     pub policy: PathBuf,
+    /// Signature policies of single namespaces, `<namespace>.json`; empty: none.
+    pub policy_dir: PathBuf,
     /// Certificates by registry (containers-certs.d(5)).
     pub certs_dir: PathBuf,
     /// containerd's directory of `hosts.toml` files by registry; empty: none.

@@ -59,6 +59,7 @@ impl Page {
         self.section("images", "registries and layers");
         self.key("registries_conf", path(&images.registries_conf), "containers-registries.conf(5)");
         self.key("policy", path(&images.policy), "containers-policy.json(5)");
+        self.key("policy_dir", path(&images.policy_dir), "<namespace>.json instead of policy; empty: none");
         self.key("certs_dir", path(&images.certs_dir), "containers-certs.d(5)");
         self.key("hosts_dir", path(&images.hosts_dir), "containerd's hosts.toml by registry; empty: none");
         self.key("auth_file", path(&images.auth_file), "containers-auth.json(5); empty: none");

@@ -12,6 +12,12 @@ use crate::pod::{PodError, chain};
 /// The longest message that is sent, in bytes; gRPC carries it in a header, which clients bound.
 const MESSAGE_MAX: usize = 4096;
 
+/// By this word at the beginning of a message without a code (UNKNOWN) the kubelet knows that a registry is out of order
+/// (k8s.io/cri-api, pkg/errors; evalCRIPullErr in the kubelet).
+const REGISTRY_UNAVAILABLE: &str = "RegistryUnavailable";
+/// The same for an image that the signature policy does not let be used.
+const SIGNATURE_VALIDATION_FAILED: &str = "SignatureValidationFailed";
+
 /// A failed operation of a pod or container as the client gets it.
 pub(super) fn pod(rpc: &'static str, error: impl Borrow<PodError>) -> Status {
     let error = error.borrow();
@@ -26,12 +32,38 @@ pub(super) fn pod(rpc: &'static str, error: impl Borrow<PodError>) -> Status {
         PodError::Stopping => Code::Unavailable,
         PodError::Stage { source, .. } => stage_code(source.as_ref()),
     };
-    answer(rpc, code, error)
+    let of_image = match error {
+        PodError::Stage { source, .. } => source.downcast_ref::<ImageError>(),
+        PodError::NotFound { .. }
+        | PodError::NoImage(_)
+        | PodError::Ambiguous { .. }
+        | PodError::Invalid { .. }
+        | PodError::UnknownHandler { .. }
+        | PodError::State { .. }
+        | PodError::Exists { .. }
+        | PodError::ExecTimeout { .. }
+        | PodError::Stopping => None,
+    };
+    answer(rpc, code, of_image.and_then(|error| word(error.kind())), error)
 }
 
 /// A failed operation of an image as the client gets it.
 pub(super) fn image(rpc: &'static str, error: &ImageError) -> Status {
-    answer(rpc, image_code(error.kind()), error)
+    answer(rpc, image_code(error.kind()), word(error.kind()), error)
+}
+
+/// The word by which the kubelet tells a failure apart.
+fn word(kind: ImageErrorKind) -> Option<&'static str> {
+    match kind {
+        ImageErrorKind::Unavailable => Some(REGISTRY_UNAVAILABLE),
+        ImageErrorKind::Untrusted => Some(SIGNATURE_VALIDATION_FAILED),
+        ImageErrorKind::NotFound
+        | ImageErrorKind::Denied
+        | ImageErrorKind::Invalid
+        | ImageErrorKind::Corrupt
+        | ImageErrorKind::NoSpace
+        | ImageErrorKind::Internal => None,
+    }
 }
 
 /// An RPC that a later version delivers.
@@ -58,7 +90,8 @@ fn image_code(kind: ImageErrorKind) -> Code {
     match kind {
         ImageErrorKind::NotFound => Code::NotFound,
         ImageErrorKind::Denied => Code::PermissionDenied,
-        ImageErrorKind::Unavailable => Code::Unavailable,
+        // The kubelet takes its words only from messages without a code.
+        ImageErrorKind::Unavailable | ImageErrorKind::Untrusted => Code::Unknown,
         ImageErrorKind::Invalid => Code::InvalidArgument,
         ImageErrorKind::Corrupt => Code::DataLoss,
         ImageErrorKind::NoSpace => Code::ResourceExhausted,
@@ -66,8 +99,12 @@ fn image_code(kind: ImageErrorKind) -> Code {
     }
 }
 
-fn answer(rpc: &'static str, code: Code, error: &dyn Error) -> Status {
+fn answer(rpc: &'static str, code: Code, word: Option<&'static str>, error: &dyn Error) -> Status {
     let mut message = chain(error);
+    if let Some(word) = word {
+        message.insert_str(0, ": ");
+        message.insert_str(0, word);
+    }
     match code {
         Code::NotFound | Code::InvalidArgument => tracing::info!(rpc, ?code, "{message}"),
         _ => tracing::warn!(rpc, ?code, "{message}"),
@@ -76,4 +113,25 @@ fn answer(rpc: &'static str, code: Code, error: &dyn Error) -> Status {
         message.truncate(message.floor_char_boundary(MESSAGE_MAX));
     }
     Status::new(code, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::policy::PolicyError;
+
+    /// The kubelet looks for its words at the very beginning, and only where there is no code.
+    #[test]
+    fn an_image_that_is_not_trusted_is_told_in_the_words_of_the_kubelet() {
+        let untrusted = || ImageError::from(PolicyError::Missing("/etc/p.json".into()));
+        let of_pull = image("PullImage", &untrusted());
+        let took = std::time::Duration::from_millis(1);
+        let stage =
+            PodError::Stage { stage: "s", object: "o".to_owned(), took, source: Box::new(untrusted()) };
+        for status in [of_pull, pod("CreateContainer", stage)] {
+            assert_eq!(status.code(), Code::Unknown);
+            assert!(status.message().starts_with("SignatureValidationFailed: "), "{}", status.message());
+            assert!(status.message().contains("/etc/p.json"), "{}", status.message());
+        }
+    }
 }

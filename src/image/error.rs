@@ -2,6 +2,7 @@
 
 use super::digest::Digest;
 use super::extract::ExtractError;
+use super::policy::PolicyError;
 use super::reference::{InvalidReference, Reference};
 use super::registries::LoadError;
 use super::registry::{CredentialsError, ErrorKind, RegistryError, SetupError};
@@ -36,6 +37,13 @@ pub enum ImageError {
     AmbiguousName { name: String, candidates: Vec<Reference> },
     #[error("short name {name:?} was not found under any of its names: {}", outcomes(.failures))]
     NoCandidate { name: String, failures: Vec<ImageError> },
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// No signature is kept with the image, but the policy asks for one.
+    #[error(
+        "no signature is kept with the image on this node: pull {0} again, so that its signatures are fetched"
+    )]
+    NoSignatureKept(String, #[source] PolicyError),
 }
 
 /// What a failure means to a client.
@@ -49,6 +57,8 @@ pub enum ImageErrorKind {
     Unavailable,
     /// The request is wrong.
     Invalid,
+    /// The signature policy does not let it be used.
+    Untrusted,
     /// What the registry serves is not what it promises, or not what podd can use.
     Corrupt,
     /// The disk is full.
@@ -85,6 +95,7 @@ impl ImageError {
                     .find(|kind| *kind != ImageErrorKind::NotFound)
                     .unwrap_or(ImageErrorKind::NotFound)
             }
+            Self::Policy(_) | Self::NoSignatureKept(..) => ImageErrorKind::Untrusted,
             Self::Store(_) | Self::Setup(_) | Self::Registries(_) => ImageErrorKind::Internal,
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::digest::Digest;
 use super::error::{ImageError, ImageErrorKind};
+use super::policy::Policies;
 use super::pull::Puller;
 use super::reference::Reference;
 use super::registries::{Paths, Registries};
@@ -25,7 +26,8 @@ pub struct Images {
     root: PathBuf,
     store: Store,
     puller: Arc<Puller>,
-    registries: Arc<Registries>,
+    pub(super) registries: Arc<Registries>,
+    pub(super) policies: Arc<Policies>,
     namespaced_auth_dir: Option<PathBuf>,
 }
 
@@ -57,8 +59,10 @@ impl Images {
             ..ClientConfig::default()
         })?;
         let puller = Arc::new(Puller::new(store.clone(), client, config.max_parallel_layers));
+        let policies = Arc::new(Policies::new(config));
+        policies.announce();
         let namespaced_auth_dir = given(&config.namespaced_auth_dir);
-        Ok(Self { root: root.to_owned(), store, puller, registries, namespaced_auth_dir })
+        Ok(Self { root: root.to_owned(), store, puller, registries, policies, namespaced_auth_dir })
     }
 
     /// Where the images lie.
@@ -77,7 +81,7 @@ impl Images {
         Ok(self.find_named(name)?.map(|(image, _)| image))
     }
 
-    /// Pulls what the name stands for, and answers when it would survive a power cut.
+    /// Pulls what the name stands for, if the policy of the namespace or else the node's accepts it, and answers when it would survive a power cut.
     pub async fn pull(&self, name: &str, request: PullRequest) -> Result<Arc<Image>, ImageError> {
         let (candidates, namespaced) = self.prepare(name, &request.namespace).await?;
         let mut failures = Vec::new();
@@ -88,7 +92,8 @@ impl Images {
                 }
                 Some(_) | None => Credentials::Anonymous,
             };
-            match self.puller.pull(candidate, &PullAuth::new(given, namespaced.clone())).await {
+            let auth = PullAuth::new(given, namespaced.clone());
+            match self.pull_candidate(candidate, &auth, &request.namespace).await {
                 Err(e) if candidates.len() > 1 && is_about_candidate(&e) => {
                     tracing::debug!(name, %candidate, "{e}");
                     failures.push(e);
@@ -97,6 +102,17 @@ impl Images {
             }
         }
         Err(ImageError::NoCandidate { name: name.to_owned(), failures })
+    }
+
+    async fn pull_candidate(
+        &self,
+        reference: &Reference,
+        auth: &PullAuth,
+        namespace: &str,
+    ) -> Result<Arc<Image>, ImageError> {
+        let namespace = Some(namespace).filter(|namespace| !namespace.is_empty());
+        let (policy, keep_signatures) = self.admit(reference, namespace).await?;
+        self.puller.pull(reference, auth, &policy, keep_signatures).await
     }
 
     /// What the name may stand for, and the auth file that was left for this pull.
@@ -185,7 +201,7 @@ impl Images {
 type Found = (Arc<Image>, Option<String>);
 
 /// Whether a name can only be an ID.
-fn is_id(name: &str) -> bool {
+pub(super) fn is_id(name: &str) -> bool {
     let hex = name.strip_prefix("sha256:").unwrap_or(name);
     is_hex(hex) && (hex.len() == 64 || hex.len() < name.len())
 }
@@ -203,7 +219,10 @@ fn is_about_candidate(error: &ImageError) -> bool {
         | ImageErrorKind::Denied
         | ImageErrorKind::Unavailable
         | ImageErrorKind::Corrupt => true,
-        ImageErrorKind::Invalid | ImageErrorKind::NoSpace | ImageErrorKind::Internal => false,
+        ImageErrorKind::Invalid
+        | ImageErrorKind::Untrusted
+        | ImageErrorKind::NoSpace
+        | ImageErrorKind::Internal => false,
     }
 }
 

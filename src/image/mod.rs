@@ -7,12 +7,14 @@ pub mod digest;
 mod error;
 pub mod extract;
 mod images;
+pub mod policy;
 mod pull;
 pub mod reference;
 pub mod registries;
 pub mod registry;
 pub mod rootfs;
 pub mod store;
+mod verify;
 
 pub use error::{ImageError, ImageErrorKind};
 pub use images::{Images, PullRequest};

@@ -1,7 +1,8 @@
 //! PullImage: from a reference to an image in the store.
 //!
 //! ```text
-//!   resolve -> for each layer, within one node-wide limit:
+//!   resolve -> signatures, as far as a policy asks for them (`verify.rs`)
+//!           -> for each layer, within one node-wide limit:
 //!                fetch (async) --chunks--> extract (blocking threads: hash, inflate, hash, unpack into staging)
 //!           -> commit (blocking: settle, flush once, rename, record)
 //! ```
@@ -23,9 +24,11 @@ use tokio_util::sync::CancellationToken;
 use super::digest::Digest;
 use super::error::ImageError;
 use super::extract::{ChannelReader, ExtractError, Extracted, LayerExpectation, Limits, extract_layer};
+use super::policy::PolicyFile;
 use super::reference::Reference;
 use super::registry::{BlobStream, LayerDescriptor, Platform, PullAuth, RegistryClient, Resolved, Source};
 use super::store::{Image, NewImage, Staging, Store, chain_ids};
+use super::verify::Signed;
 use crate::sys;
 
 /// How many chunks of a blob wait to be unpacked; a chunk is what one read of the connection gave, up to
@@ -65,10 +68,13 @@ impl Puller {
         }
     }
 
+    /// Pulls the image if the policy accepts it; signatures are fetched if the policy needs them or they are to be kept.
     pub(super) async fn pull(
         self: &Arc<Self>,
         reference: &Reference,
         auth: &PullAuth,
+        policy: &Arc<PolicyFile>,
+        keep_signatures: bool,
     ) -> Result<Arc<Image>, ImageError> {
         let began = Instant::now();
         let by_name = self.turn(&reference.to_string());
@@ -79,6 +85,8 @@ impl Puller {
         };
         let source = self.client.source(reference, auth).await?;
         let resolved = source.resolve(&self.platform, &known).await?;
+        let signed = Signed { reference, resolved: &resolved, policy, keep: keep_signatures };
+        let signatures = signed.verify(&source).await?;
         let by_id = self.turn(resolved.config_digest.as_str());
         let _by_id = by_id.lock().await;
         let store = self.store.clone();
@@ -91,6 +99,7 @@ impl Puller {
             manifest: resolved.manifest.to_vec(),
             tag: reference.repo_tag().filter(|_| reference.digest().is_none()),
             repo_digest: Some(reference.repo_digest(&resolved.digest)),
+            signatures,
             pinned: false,
             layers,
         };

@@ -86,6 +86,7 @@ impl Pods {
             });
         }
         let (image, lease) = self.image_of(&request.config)?;
+        self.verify_image(&pod, &request.config, &image).await?;
         let draft = self.draft(&pod, name, request.config, image).await?;
         let id = draft.facts.id.clone();
         let stage = Stage::begin("recording the intent", &draft.facts.name);
@@ -128,6 +129,22 @@ impl Pods {
         let image = image.ok_or_else(|| PodError::NoImage(asked.to_owned()))?;
         let lease = self.images.lease(&image.id).ok_or_else(|| PodError::NoImage(asked.to_owned()))?;
         Ok((image, lease))
+    }
+
+    /// The signature policy of the pod's namespace decides anew, by the name that the pod's author wrote.
+    async fn verify_image(
+        &self,
+        pod: &Pod,
+        config: &ContainerConfig,
+        image: &Arc<Image>,
+    ) -> Result<(), PodError> {
+        let asked = config.image.as_ref().map_or("", |spec| match spec.user_specified_image.as_str() {
+            "" => &spec.image,
+            written => written,
+        });
+        let namespace = pod.facts.config.metadata.as_ref().map_or("", |pod| pod.namespace.as_str());
+        let stage = Stage::begin("verifying the image", &image.id);
+        stage.check(self.images.verify(image, asked, namespace).await)
     }
 
     /// All that can be known before anything is made.

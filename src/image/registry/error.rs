@@ -34,6 +34,9 @@ pub enum Stage {
     /// Fetching a layer.
     #[error("fetch blob")]
     FetchBlob,
+    /// Fetching what is attached to a manifest to sign it.
+    #[error("fetch signatures of")]
+    FetchSignatures,
 }
 
 /// What a failure means to who asked for the image.

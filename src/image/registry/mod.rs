@@ -25,6 +25,7 @@ mod manifest;
 mod platform;
 mod resolve;
 mod session;
+mod signatures;
 mod source;
 #[cfg(test)]
 mod tests;

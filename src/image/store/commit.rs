@@ -19,6 +19,7 @@ use super::settle;
 use super::trash::unique_name;
 use super::{Inner, Lease, Store, StoreError};
 use crate::image::extract::{Extracted, FILES};
+use crate::image::policy::Signature;
 use crate::record::{self, Durability};
 use crate::sys::fs;
 
@@ -69,6 +70,8 @@ pub struct NewImage {
     pub tag: Option<String>,
     /// The normalized name with digest.
     pub repo_digest: Option<String>,
+    /// What is attached to the manifest, where it was asked for.
+    pub signatures: Vec<Signature>,
     /// Whether the kubelet's garbage collection must leave it.
     pub pinned: bool,
     /// The layers, lowest first: those unpacked in the staging directory, and `None` for those that were here.
@@ -173,6 +176,7 @@ impl Store {
             image.tags.extend(before.tags.iter().cloned());
             image.repo_digests.extend(before.repo_digests.iter().cloned());
             image.pinned |= before.pinned;
+            image.keep_signatures(&before.signatures);
         }
         self.inner.write_image(&image)?;
         let image = Arc::new(image);

@@ -12,6 +12,10 @@ use serde_json::{Map, Value, json};
 use super::layer::{ChainId, chain_ids};
 use super::{NewImage, StoreError};
 use crate::image::digest::Digest;
+use crate::image::policy::Signature;
+
+/// How many signatures are kept with an image: those of four pulls by a manifest and its index.
+const MOST_SIGNATURES: usize = 256;
 
 /// An image whose layers are all here.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +36,8 @@ pub struct Image {
     pub raw_config: Vec<u8>,
     /// The bytes of the manifest by which it was pulled last.
     pub raw_manifest: Vec<u8>,
+    /// What is attached to the manifests by which it was pulled, where a policy asked for it; not verified.
+    pub signatures: Vec<Signature>,
     /// Never to be removed by the kubelet's garbage collection.
     pub pinned: bool,
     /// When it was given its last name, in nanoseconds since 1970; decides between two that claim one tag.
@@ -50,6 +56,8 @@ pub(super) struct Record {
     named_at: u64,
     config: String,
     manifest: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    signatures: Vec<Signature>,
 }
 
 /// Where an image's record lies.
@@ -75,6 +83,7 @@ impl Image {
             config,
             raw_config: new.config,
             raw_manifest: new.manifest,
+            signatures: new.signatures,
             pinned: new.pinned,
             named_at,
         })
@@ -85,6 +94,15 @@ impl Image {
         image.tags.remove(name);
         image.repo_digests.remove(name);
         image
+    }
+
+    /// Keeps the signatures that it had before as well, the newest first.
+    pub(super) fn keep_signatures(&mut self, before: &[Signature]) {
+        for signature in before {
+            if self.signatures.len() < MOST_SIGNATURES && !self.signatures.contains(signature) {
+                self.signatures.push(signature.clone());
+            }
+        }
     }
 
     pub(super) fn to_record(&self) -> Record {
@@ -98,6 +116,7 @@ impl Image {
             named_at: self.named_at,
             config: STANDARD.encode(&self.raw_config),
             manifest: STANDARD.encode(&self.raw_manifest),
+            signatures: self.signatures.clone(),
         }
     }
 
@@ -118,6 +137,7 @@ impl Image {
             config,
             raw_config,
             raw_manifest,
+            signatures: record.signatures,
             pinned: record.pinned,
             named_at: record.named_at,
         })
@@ -157,5 +177,39 @@ mod tests {
         assert!(parse_config(b"{}").is_ok());
         assert!(parse_config(b"[]").is_err());
         assert!(parse_config(b"").is_err());
+    }
+
+    fn signature(payload: &str) -> Signature {
+        Signature { of: Digest::of(b"m"), payload: payload.to_owned(), signature: "AAAA".to_owned() }
+    }
+
+    #[test]
+    fn signatures_are_recorded_and_kept_over_a_pull_that_asks_for_none() {
+        let new = |signatures: &[Signature]| {
+            let new =
+                NewImage { config: b"{}".to_vec(), signatures: signatures.to_vec(), ..NewImage::default() };
+            Image::new(new, 0).unwrap()
+        };
+        let (one, two) = (signature("one"), signature("two"));
+        let signed = new(std::slice::from_ref(&one));
+        let text = serde_json::to_string(&signed.to_record()).unwrap();
+        assert_eq!(Image::from_record(serde_json::from_str(&text).unwrap()).unwrap(), signed);
+        let unsigned = new(&[]);
+        let text = serde_json::to_string(&unsigned.to_record()).unwrap();
+        assert!(
+            !text.contains("signatures"),
+            "records of images without signatures are as they were: {text}"
+        );
+        assert_eq!(Image::from_record(serde_json::from_str(&text).unwrap()).unwrap(), unsigned);
+
+        let mut again = new(&[]);
+        again.keep_signatures(&signed.signatures);
+        assert_eq!(again.signatures, std::slice::from_ref(&one));
+        let mut newer = new(&[two.clone(), one.clone()]);
+        newer.keep_signatures(&signed.signatures);
+        assert_eq!(newer.signatures, [two.clone(), one]);
+        let flood: Vec<_> = (0..2 * MOST_SIGNATURES).map(|n| signature(&n.to_string())).collect();
+        newer.keep_signatures(&flood);
+        assert_eq!((newer.signatures.len(), &newer.signatures[0]), (MOST_SIGNATURES, &two));
     }
 }

@@ -148,6 +148,8 @@ impl Node {
             fs::create_dir_all(dir).unwrap();
         }
         fs::write(names.config_file(), more.to_owned() + &names.config()).unwrap();
+        fs::write(names.dir().join("policy.json"), r#"{"default":[{"type":"insecureAcceptAnything"}]}"#)
+            .unwrap();
         let mut daemon = names.spawn();
         let channel = connect(&names, &mut daemon).await;
         Self {
@@ -370,6 +372,7 @@ impl Names {
              [network]\nconf_dir = \"{dir}/cni-conf\"\nplugin_dirs = [\"/opt/cni/bin\", \"/usr/lib/cni\"]\n\
              cache_dir = \"{dir}/root/cni\"\n\
              [images]\nregistries_conf = \"{dir}/registries.conf\"\npolicy = \"{dir}/policy.json\"\n\
+             policy_dir = \"{dir}/policies\"\n\
              certs_dir = \"{dir}/certs.d\"\nhosts_dir = \"{dir}/hosts.d\"\n\
              auth_file = \"{dir}/auth.json\"\nnamespaced_auth_dir = \"{dir}/auth\"\nstall_timeout_seconds = 10\n",
             path.display(),

@@ -7,4 +7,5 @@ mod fault;
 mod manifests;
 mod proxy;
 mod real;
+mod signatures;
 mod tls;

@@ -85,7 +85,7 @@ pub struct Refusal {
     /// The scope that decided.
     pub scope: String,
     /// The type of the requirement that does not hold.
-    pub requirement: &'static str,
+    pub requirement: String,
     /// Its place in the scope's list, from 1.
     pub number: usize,
     /// How many requirements the scope has.
@@ -101,8 +101,8 @@ pub enum Why {
     #[error("images of this scope are not to be used")]
     Rejected,
     /// The policy asks for what podd cannot check.
-    #[error("podd cannot check {0}, so it refuses every image of this scope")]
-    Unsupported(String),
+    #[error("podd cannot check that, so it refuses every image of this scope")]
+    Unsupported,
     /// A key of the policy cannot be used; then none is, so that it is noticed.
     #[error("{0}")]
     Key(String),
@@ -150,7 +150,7 @@ impl Ruling<'_> {
         for (index, requirement) in certain.into_iter().chain(open) {
             requirement.check(self.image, signatures, read).map_err(|why| Refusal {
                 scope: self.scope.to_string(),
-                requirement: requirement.name(),
+                requirement: requirement.name().to_owned(),
                 number: index + 1,
                 count: self.requirements.len(),
                 why,
@@ -161,12 +161,12 @@ impl Ruling<'_> {
 }
 
 impl Requirement {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         match self {
             Self::AcceptAnything => "insecureAcceptAnything",
             Self::Reject => "reject",
             Self::SigstoreSigned { .. } => "sigstoreSigned",
-            Self::Unsupported(_) => "unsupported",
+            Self::Unsupported(what) => what,
         }
     }
 
@@ -187,7 +187,7 @@ impl Requirement {
         let (keys, identity) = match self {
             Self::AcceptAnything => return Ok(()),
             Self::Reject => return Err(Why::Rejected),
-            Self::Unsupported(what) => return Err(Why::Unsupported(what.clone())),
+            Self::Unsupported(_) => return Err(Why::Unsupported),
             Self::SigstoreSigned { keys, identity } => (keys, identity),
         };
         let keys = keys.load(read).map_err(Why::Key)?;

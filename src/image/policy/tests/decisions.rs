@@ -133,9 +133,15 @@ fn what_podd_cannot_check_refuses_also_what_is_signed() {
     let good = [signer.signature(&manifest(), IMAGE)];
     let mut rekor = by(&signer);
     rekor["rekorPublicKeyPath"] = json!(signer.public());
-    refused(decide(&json!([rekor]), &good), &["cannot check sigstoreSigned with rekorPublicKeyPath"]);
+    refused(
+        decide(&json!([rekor]), &good),
+        &["\"sigstoreSigned with rekorPublicKeyPath\"", "podd cannot check that"],
+    );
     let gpg = json!({ "type": "signedBy", "keyType": "GPGKeys", "keyPath": "/k" });
-    refused(decide(&json!([gpg, { "type": "insecureAcceptAnything" }]), &good), &["cannot check signedBy"]);
+    refused(
+        decide(&json!([gpg, { "type": "insecureAcceptAnything" }]), &good),
+        &["\"signedBy with keyType GPGKeys\" (number 1 of 2)", "podd cannot check that"],
+    );
     refused(decide(&json!([by(&signer), gpg]), &good), &["(number 2 of 2)"]);
 }
 

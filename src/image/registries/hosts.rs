@@ -24,6 +24,10 @@ pub struct HostsFile {
     pub ca: Vec<PathBuf>,
     /// Our certificates and keys for the same.
     pub client: Vec<(PathBuf, PathBuf)>,
+    /// Whether the same may have any certificate.
+    pub skip_verify: bool,
+    /// Headers of every request to the same.
+    pub headers: HeaderMap,
     /// What was passed over, for the log.
     pub warnings: Vec<String>,
 }
@@ -85,8 +89,8 @@ pub fn parse_hosts(content: &str, directory: &Path) -> Result<HostsFile, ConfErr
     }
     file.warnings.extend(unknown(&table, ""));
     file.server = server.map(|address| host(&address, &settings, "server")).transpose()?;
-    file.ca = settings.ca;
-    file.client = settings.client;
+    (file.ca, file.client) = (settings.ca, settings.client);
+    (file.skip_verify, file.headers) = (!settings.verify, settings.headers);
     Ok(file)
 }
 

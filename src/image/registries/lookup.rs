@@ -6,8 +6,6 @@
 
 use std::path::Path;
 
-use http::HeaderMap;
-
 use super::conf::{Pulls, RegistriesConf, Registry};
 use super::hosts::{HostEntry, HostsFile};
 use super::{Endpoint, Plan, Role, Scheme, Trust};
@@ -111,19 +109,20 @@ impl Lookup<'_> {
 
     fn named_endpoint(&self, there: Reference, insecure: bool, reference: &Reference) -> Endpoint {
         let home = there.registry() == reference.registry();
-        // What `hosts.toml`'s directory has of certificates is for the registry under its own name.
-        let hosts = self.hosts.filter(|_| home);
+        // What `hosts.toml` and its directory say outside of any host is for the registry under its own name.
+        let none = HostsFile::default();
+        let hosts = self.hosts.filter(|_| home).unwrap_or(&none);
         Endpoint {
             authority: default_authority(there.registry()).to_owned(),
             scheme: if insecure { Scheme::Either } else { Scheme::Default },
             root: "/v2/".to_owned(),
             namespace: None,
-            headers: HeaderMap::new(),
+            headers: hosts.headers.clone(),
             trust: Trust {
                 directory: self.certs_dir.map(|dir| dir.join(there.registry())),
-                ca: hosts.map(|file| file.ca.clone()).unwrap_or_default(),
-                client: hosts.map(|file| file.client.clone()).unwrap_or_default(),
-                verify: !insecure,
+                ca: hosts.ca.clone(),
+                client: hosts.client.clone(),
+                verify: !insecure && !hosts.skip_verify,
             },
             role: Role::Origin,
             resolves: true,

@@ -116,7 +116,15 @@ impl AuthFile {
         {
             tracing::warn!("cannot remove the auth file {}: {e}", path.display());
         }
-        Ok(file?.map(Arc::new))
+        let file = file?;
+        if file.is_some() {
+            tracing::debug!(
+                namespace,
+                image = image.name(),
+                "took the auth file that was left for this pull"
+            );
+        }
+        Ok(file.map(Arc::new))
     }
 
     fn find(&self, name: &str) -> Option<&AuthEntry> {

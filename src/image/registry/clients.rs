@@ -3,7 +3,7 @@
 //!
 //! The files are read for each pull and a client is found by their content, so that a renewed certificate is used by the
 //! next pull and connections are shared as long as nothing changes. What cannot be used is reported once; an endpoint that
-//! had a client before keeps it.
+//! had certificates before keeps them.
 
 use std::collections::HashMap;
 use std::fs;
@@ -25,6 +25,8 @@ use crate::image::registries::Trust;
 
 /// More sets of certificates than a node has registries; beyond it all clients are made anew.
 const MOST_CLIENTS: usize = 64;
+/// More hosts with certificates of their own; likewise. Images may name any number of hosts.
+const MOST_AUTHORITIES: usize = 1024;
 /// The largest certificate or key file, in bytes: a bundle of all public authorities takes a fifth of it.
 const LARGEST_FILE: u64 = 1024 * 1024;
 
@@ -111,12 +113,8 @@ impl ClientPool {
 
     /// The clients for an endpoint. Blocks: it reads certificates.
     pub(super) fn get(&self, authority: &str, trust: &Trust) -> Result<Clients, TrustError> {
-        let error = match self.find_or_make(trust) {
-            Ok(clients) => {
-                let mut made = self.lock();
-                made.by_authority.insert(authority.to_owned(), (clients.clone(), None));
-                return Ok(clients);
-            }
+        let error = match Material::read(trust).and_then(|material| self.find_or_make(authority, &material)) {
+            Ok(clients) => return Ok(clients),
             Err(error) => error,
         };
         let mut made = self.lock();
@@ -135,22 +133,22 @@ impl ClientPool {
         self.lock().by_content.len()
     }
 
-    fn find_or_make(&self, trust: &Trust) -> Result<Clients, TrustError> {
-        let material = Material::read(trust)?;
+    fn find_or_make(&self, authority: &str, material: &Material) -> Result<Clients, TrustError> {
         if material.ca.is_empty() && material.client.is_none() && material.verify {
             return Ok(self.common.clone());
         }
         let content = material.content();
-        if let Some(clients) = self.lock().by_content.get(&content) {
-            return Ok(clients.clone());
-        }
-        let clients = build(&self.user_agent, self.connect, &material.tls(&self.roots)?)?;
+        let known = self.lock().by_content.get(&content).cloned();
+        let clients = match known {
+            Some(clients) => clients,
+            None => build(&self.user_agent, self.connect, &material.tls(&self.roots)?)?,
+        };
         let mut made = self.lock();
-        if made.by_content.len() >= MOST_CLIENTS {
-            made.by_content.clear();
-            made.by_authority.clear();
+        if made.by_content.len() >= MOST_CLIENTS || made.by_authority.len() >= MOST_AUTHORITIES {
+            *made = Made::default();
         }
         made.by_content.insert(content, clients.clone());
+        made.by_authority.insert(authority.to_owned(), (clients.clone(), None));
         Ok(clients)
     }
 

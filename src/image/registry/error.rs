@@ -141,7 +141,7 @@ fn place_text(endpoint: &Option<String>) -> String {
 }
 
 fn others_text(others: &[String]) -> String {
-    if others.is_empty() { String::new() } else { format!(" (and before that {})", others.join("; ")) }
+    if others.is_empty() { String::new() } else { format!(" (the others: {})", others.join("; ")) }
 }
 
 fn detail_text(detail: &str) -> String {
@@ -195,8 +195,11 @@ impl Context {
 
     /// A request that got no answer.
     pub(super) fn transport(&self, error: reqwest::Error) -> RegistryError {
-        let unreachable = error.is_connect();
-        RegistryError { unreachable, ..self.unavailable(causes(&error.without_url())) }
+        let (unreachable, error) = (error.is_connect(), error.without_url());
+        let root = root_cause(&error);
+        let detail =
+            if unreachable { format!("cannot connect: {root}") } else { format!("connection lost: {root}") };
+        RegistryError { unreachable, ..self.unavailable(detail) }
     }
 
     /// A registry that cannot be spoken to.
@@ -217,6 +220,15 @@ pub(super) fn causes(error: &dyn Error) -> String {
         next = cause.source();
     }
     text
+}
+
+/// The first cause of an error, which says most of it: the layers of an HTTP client above it say that they have failed.
+fn root_cause(error: &dyn Error) -> String {
+    let mut at = error;
+    while let Some(cause) = at.source() {
+        at = cause;
+    }
+    at.to_string()
 }
 
 /// The registry's own words in the body of a failure, without any of the `secrets` that it may echo: the `errors` of the

@@ -159,7 +159,11 @@ impl Source {
     ) -> RegistryError {
         let refused = &self.inner.refused;
         let Some((last, error)) = failures.pop_last() else {
-            return context.error(ErrorKind::Refused, refused.join("; "));
+            let detail = match refused.as_slice() {
+                [] => "no endpoint may say what the tag means: it needs the capability to resolve".to_owned(),
+                some => some.join("; "),
+            };
+            return context.error(ErrorKind::Refused, detail);
         };
         let label = |index: usize| self.inner.sessions[index].label();
         let others = failures.iter().map(|(index, error)| format!("{}: {}", label(*index), error.short()));

@@ -53,7 +53,7 @@ impl Default for Timeouts {
             document: Duration::from_secs(60),
             stall: Duration::from_secs(30),
             backoff: Duration::from_millis(250),
-            down: Duration::from_secs(15),
+            down: Duration::from_secs(30),
         }
     }
 }

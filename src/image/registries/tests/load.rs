@@ -107,6 +107,11 @@ fn hosts_come_before_mirrors_and_the_server_is_the_registry() {
     let plan = registries.refreshed().plan(&"t.io/a".parse().unwrap());
     let [only] = plan.endpoints.as_slice() else { panic!("{plan:?}") };
     assert_eq!((only.role, only.trust.verify), (Role::Origin, false));
+    host("u.io", "skip_verify = true\nca = \"ca.pem\"\n[header]\nx-key = \"hush\"\n");
+    let plan = registries.refreshed().plan(&"u.io/a".parse().unwrap());
+    let [only] = plan.endpoints.as_slice() else { panic!("{plan:?}") };
+    assert_eq!((only.trust.verify, only.trust.ca.len(), only.headers.len()), (false, 1, 1));
+    assert!(!format!("{plan:?}").contains("hush"), "{plan:?}");
     host("s.io", "");
     assert_eq!(endpoints(&registries.refreshed(), "s.io/a"), ["conf.io/v2/a", "s.io/v2/a"]);
     fs::write(root.path().join("hosts.d/s.io/hosts.toml"), "server = 1").unwrap();

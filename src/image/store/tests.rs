@@ -3,6 +3,7 @@
 mod crash;
 mod images;
 mod overlay;
+mod shared;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -54,6 +55,12 @@ fn pull(store: &Store, tag: &str, layers: &Layers) -> Arc<Image> {
 
 fn layer(name: &str) -> Vec<u8> {
     Tar::new().file(name, name).finish()
+}
+
+/// Those that are left when the owner has collected.
+fn layers_left(store: &Store) -> usize {
+    store.inner.collect().unwrap();
+    layers_on_disk(&store.inner.root)
 }
 
 fn layers_on_disk(root: &Path) -> usize {

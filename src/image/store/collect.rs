@@ -41,9 +41,18 @@ impl Inner {
         }
         drop(state);
         for (directory, _) in &guests.gone {
+            for name in fs::names(directory).unwrap_or_default() {
+                self.keep_finished(&directory.join(name));
+            }
             self.trash.put(directory)?;
         }
         Ok(())
+    }
+
+    /// Discards a staging directory, but for what is of use to the next pull.
+    pub(super) fn discard_staging(&self, path: &Path) -> Result<(), StoreError> {
+        self.keep_finished(path);
+        self.discard(path)
     }
 
     /// A guest leaves no more behind than what the owner has to look at.

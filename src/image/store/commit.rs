@@ -8,6 +8,7 @@
 //! Up to step 4 there is only garbage that [`super::Store::open`] collects; from then on the image is there, whole.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,23 +19,30 @@ use super::layer::{self, ChainId, LayerInfo};
 use super::settle;
 use super::shared::Section;
 use super::trash::unique_name;
-use super::{Inner, Lease, Role, Store, StoreError};
+use super::{Inner, Lease, Role, Store, StoreError, unfinished};
 use crate::image::extract::{Extracted, FILES};
 use crate::record::{self, Durability};
 use crate::sys::fs;
 
-/// A directory for the layers of one pull; dropped without a commit, it is discarded.
+/// A directory for the layers of one pull; dropped without a commit, it is discarded, but for its finished layers.
 pub struct Staging {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
     path: PathBuf,
     /// Layers that the pull found here; they must not go away before it ends.
     leases: Mutex<Vec<Lease>>,
+    /// Its layers are no good to another pull: an image has been made of them, or the disk is full.
+    keep_nothing: AtomicBool,
 }
 
 impl Staging {
     /// Where the layer of that index, lowest first, is to be unpacked. The directory is made by the unpacking.
     pub fn layer(&self, index: usize) -> PathBuf {
         self.path.join(index.to_string())
+    }
+
+    /// Has all of it discarded at the end, also what another pull could use.
+    pub fn keep_nothing(&self) {
+        self.keep_nothing.store(true, Ordering::Relaxed);
     }
 
     /// Keeps a layer that is here already until this pull ends; `None` when it is not here. Blocks in a guest.
@@ -55,7 +63,11 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if let Err(error) = self.inner.discard(&self.path) {
+        let discarded = match self.keep_nothing.load(Ordering::Relaxed) {
+            true => self.inner.discard(&self.path),
+            false => self.inner.discard_staging(&self.path),
+        };
+        if let Err(error) = discarded {
             tracing::warn!(%error, "staging directory stays until the next start");
         }
     }
@@ -88,7 +100,12 @@ impl Store {
             Role::Guest(guest) => guest.directory.join(unique_name()),
         };
         std::fs::create_dir(&path).map_err(|e| StoreError::io("create", &path, e))?;
-        Ok(Staging { inner: Arc::clone(&self.inner), path, leases: Mutex::default() })
+        Ok(Staging {
+            inner: Arc::clone(&self.inner),
+            path,
+            leases: Mutex::default(),
+            keep_nothing: AtomicBool::new(false),
+        })
     }
 
     /// Makes an image of what was pulled; when it returns, the image survives a power cut. Blocks, and flushes.
@@ -102,7 +119,9 @@ impl Store {
         let mut section = self.inner.section()?;
         section.begin()?;
         let kept = self.place_layers(staging, &image.chain, &layers, &section)?;
-        self.record_image(image, kept)
+        let image = self.record_image(image, kept)?;
+        staging.keep_nothing();
+        Ok(image)
     }
 
     /// Steps 1 and 2.
@@ -121,6 +140,7 @@ impl Store {
             let directory = staging.layer(index);
             let files = directory.join(FILES);
             let fail = |e| StoreError::io("settle", &files, e);
+            unfinished::not_to_be_kept(&directory)?;
             settle::settle(&files, &extracted.implied_directories, &below).map_err(fail)?;
             let info = LayerInfo {
                 bytes: extracted.bytes,

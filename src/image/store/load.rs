@@ -11,6 +11,7 @@ use super::image::{self, Image};
 use super::layer::{self, ChainId};
 use super::shared::Stamp;
 use super::state::{self, State};
+use super::unfinished::KEPT;
 use super::{Inner, LOCK, Role, StoreError};
 use crate::id::ContainerId;
 use crate::record;
@@ -24,7 +25,7 @@ pub(super) fn prepare(root: &Path) -> Result<(), StoreError> {
     };
     make(root, 0o711)?;
     // Images bring set-user-ID programs, which are none of the host users' business.
-    for name in ["layers", "images", "staging", "containers", "trash", GUESTS] {
+    for name in ["layers", "images", "staging", "containers", "trash", GUESTS, KEPT] {
         make(&root.join(name), 0o700)?;
     }
     make(&root.join("empty"), 0o755)?;
@@ -49,7 +50,7 @@ impl Inner {
         let mut section = self.shared.section()?;
         let staging = self.root.join("staging");
         for name in names(&staging)? {
-            self.trash.put(&staging.join(name))?;
+            self.discard_staging(&staging.join(name))?;
         }
         section.begin()?;
         set_damaged_aside(&self.root)?;

@@ -7,6 +7,7 @@
 //! <root>/layers/<chain>/layer.json  its size, and whether it hides all layers below
 //! <root>/images/<config>.json       an image: names, chain, raw manifest and configuration
 //! <root>/staging/<random>/<n>/      the layers of a pull under way
+//! <root>/kept/<diffID>/              unpacked layers of pulls that failed, for the next pull
 //! <root>/guests/<random>/           what another process of podd is at: its lock, leases, staging, trash
 //! <root>/containers/<id>/           upper, work, and which layers the container stands on (`holds.json`)
 //! <root>/empty/                     the lower directory of an image without layers
@@ -40,11 +41,13 @@ mod shared;
 mod stack;
 mod state;
 mod trash;
+mod unfinished;
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 pub use self::commit::{NewImage, Staging};
 use self::guest::Guest;
@@ -60,6 +63,7 @@ use crate::image::digest::Digest;
 use crate::image::extract::FILES;
 use crate::record::{self, Durability, RecordError};
 use crate::sys::fs;
+use crate::sys::process::BootId;
 
 /// The file by which a second daemon is kept out.
 const LOCK: &str = "lock";
@@ -121,6 +125,7 @@ pub struct Store {
 pub(super) struct Inner {
     pub(super) root: PathBuf,
     role: Role,
+    boot_id: BootId,
     trash: Trash,
     /// Orders changes of image records, which flush; taken before `state`.
     shared: Shared,
@@ -137,20 +142,22 @@ enum Role {
 }
 
 impl Store {
-    /// Opens the store in `root` as its owner; makes it if need be, and collects what a crash left behind.
-    pub fn open(root: &Path) -> Result<Self, StoreError> {
+    /// Opens the store in `root` as its owner; makes it if need be, and collects what a crash left behind. Layers of pulls
+    /// that fail are of use to the next one for `keep_unfinished`.
+    pub fn open(root: &Path, keep_unfinished: Duration) -> Result<Self, StoreError> {
         load::prepare(root)?;
         let role = Role::Owner(load::lock(root)?);
-        let inner = Arc::new(Inner::new(root, role, Shared::open(root)?, root.join("trash")));
+        let inner = Arc::new(Inner::new(root, role, Shared::open(root)?, root.join("trash"))?);
         inner.take_over()?;
         let (owner, trash) = (Arc::downgrade(&inner), inner.trash.directory.clone());
         inner.trash.start(move || {
-            if let Some(inner) = owner.upgrade()
-                && let Err(error) = inner.collect()
-            {
+            let inner = owner.upgrade();
+            if let Some(Err(error)) = inner.as_ref().map(|inner| inner.collect()) {
                 tracing::warn!(%error, "unused layers stay for now");
             }
+            let next = inner.and_then(|inner| inner.expire_kept(keep_unfinished));
             Inner::empty_trash(&trash);
+            next
         })?;
         inner.trash.wake();
         Ok(Self { inner })
@@ -164,8 +171,11 @@ impl Store {
         let guest = Guest::enter(root, &shared.section()?)?;
         let trash = guest.directory.join("trash");
         std::fs::create_dir(&trash).map_err(|e| StoreError::io("create", &trash, e))?;
-        let inner = Arc::new(Inner::new(root, Role::Guest(guest), shared, trash.clone()));
-        inner.trash.start(move || Inner::empty_trash(&trash))?;
+        let inner = Arc::new(Inner::new(root, Role::Guest(guest), shared, trash.clone())?);
+        inner.trash.start(move || {
+            Inner::empty_trash(&trash);
+            None
+        })?;
         drop(inner.section()?);
         Ok(Self { inner })
     }
@@ -246,9 +256,10 @@ impl Store {
 }
 
 impl Inner {
-    fn new(root: &Path, role: Role, shared: Shared, trash: PathBuf) -> Self {
+    fn new(root: &Path, role: Role, shared: Shared, trash: PathBuf) -> Result<Self, StoreError> {
+        let boot_id = BootId::current().map_err(|e| StoreError::io("read the boot ID for", root, e))?;
         let trash = Trash::new(trash);
-        Self { root: root.to_owned(), role, trash, shared, state: Mutex::default() }
+        Ok(Self { root: root.to_owned(), role, boot_id, trash, shared, state: Mutex::default() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -4,13 +4,17 @@ mod crash;
 mod images;
 mod overlay;
 mod shared;
+mod unfinished;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::*;
 use crate::image::extract::tests::archive::Tar;
-use crate::image::extract::{Compression, LayerExpectation, Limits, extract_layer};
+use crate::image::extract::{Compression, Extracted, LayerExpectation, Limits, extract_layer};
+
+/// How long unfinished layers are kept.
+const KEEP: Duration = Duration::from_secs(3600);
 
 /// An image's layers as archives, lowest first.
 pub(super) type Layers = Vec<Vec<u8>>;
@@ -80,7 +84,7 @@ fn assert_trash_empties(root: &Path) {
 fn reopen(root: &Path) -> Store {
     let end = Instant::now() + Duration::from_secs(10);
     loop {
-        match Store::open(root) {
+        match Store::open(root, KEEP) {
             Err(StoreError::InUse(_)) if Instant::now() < end => std::thread::yield_now(),
             opened => return opened.unwrap(),
         }

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::io::Errno;
 
@@ -25,15 +25,20 @@ impl Trash {
         Self { directory, thread: Mutex::default() }
     }
 
-    /// Starts a thread that does `work` once for each [`Trash::wake`], or once for several.
-    pub(super) fn start(&self, work: impl Fn() + Send + 'static) -> Result<(), StoreError> {
+    /// Starts a thread that does `work` once for each [`Trash::wake`], or once for several, and after the time that `work`
+    /// returned, if any.
+    pub(super) fn start(
+        &self,
+        work: impl Fn() -> Option<Duration> + Send + 'static,
+    ) -> Result<(), StoreError> {
         // One slot: a wake that is not yet served stands for all that come after it.
         let (wake, woken): (_, Receiver<()>) = sync_channel(1);
         let thread = thread::Builder::new()
             .name("podd-trash".to_owned())
             .spawn(move || {
-                while woken.recv().is_ok() {
-                    work();
+                let mut next = None;
+                while is_due(&woken, next) {
+                    next = work();
                 }
             })
             .map_err(|e| StoreError::io("start a thread for", &self.directory, e))?;
@@ -69,6 +74,14 @@ impl Trash {
         }
         self.wake();
         Ok(())
+    }
+}
+
+/// Waits for a word or for the time to be over; `false` at the end.
+fn is_due(woken: &Receiver<()>, next: Option<Duration>) -> bool {
+    match next {
+        None => woken.recv().is_ok(),
+        Some(next) => !matches!(woken.recv_timeout(next), Err(RecvTimeoutError::Disconnected)),
     }
 }
 

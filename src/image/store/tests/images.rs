@@ -53,7 +53,7 @@ fn an_ambiguous_prefix_is_an_error() {
 fn a_second_daemon_is_refused() {
     let root = tempfile::tempdir().unwrap();
     let store = reopen(root.path());
-    let message = Store::open(root.path()).err().unwrap().to_string();
+    let message = Store::open(root.path(), KEEP).err().unwrap().to_string();
     assert!(message.contains("in use by another podd"), "{message}");
     drop(store);
     reopen(root.path());

@@ -84,7 +84,7 @@ fn guests_work_without_an_owner_and_the_next_owner_finds_all_of_it() {
     drop(staging);
     drop((first, second));
     assert_eq!((owner.images().len(), layers_left(&owner), guests_on_disk(root.path())), (1, 2, 0));
-    let refused = Store::open(root.path()).err().unwrap().to_string();
+    let refused = Store::open(root.path(), KEEP).err().unwrap().to_string();
     assert!(refused.contains("in use by another podd"), "{refused}");
 }
 

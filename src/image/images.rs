@@ -43,7 +43,19 @@ pub struct PullRequest {
 impl Images {
     /// Opens the store below `root`, collects its garbage, and gets ready to pull. Blocks.
     pub fn open(config: &ImagesConfig, root: &Path) -> Result<Self, ImageError> {
-        let store = Store::open(root)?;
+        Self::with_store(
+            Store::open(root, Duration::from_secs(config.keep_unfinished_seconds))?,
+            config,
+            root,
+        )
+    }
+
+    /// The same images for a tool, whether or not a daemon has them open: [`Store::join`]. Blocks.
+    pub fn join(config: &ImagesConfig, root: &Path) -> Result<Self, ImageError> {
+        Self::with_store(Store::join(root)?, config, root)
+    }
+
+    fn with_store(store: Store, config: &ImagesConfig, root: &Path) -> Result<Self, ImageError> {
         let registries = Arc::new(Registries::open(Paths {
             registries_conf: config.registries_conf.clone(),
             certs_dir: config.certs_dir.clone(),

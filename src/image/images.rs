@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::digest::Digest;
 use super::error::{ImageError, ImageErrorKind};
 use super::policy::Policies;
+use super::progress::{PullStatus, PullTotals};
 use super::pull::Puller;
 use super::reference::Reference;
 use super::registries::{Paths, Registries};
@@ -177,6 +178,16 @@ impl Images {
     pub fn retain_rootfs(&self, living: &HashSet<ContainerId>) -> Vec<StoreError> {
         let dead = self.store.containers().into_iter().filter(|id| !living.contains(id));
         dead.filter_map(|id| self.store.remove_rootfs(&id).err()).collect()
+    }
+
+    /// The pulls under way, oldest first.
+    pub fn pulls(&self) -> Vec<PullStatus> {
+        self.puller.progress.status()
+    }
+
+    /// What all pulls since the start of the daemon come to.
+    pub fn pull_totals(&self) -> PullTotals {
+        self.puller.progress.totals()
     }
 
     /// What the layers take of the disk.

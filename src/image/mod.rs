@@ -8,6 +8,7 @@ mod error;
 pub mod extract;
 mod images;
 pub mod policy;
+mod progress;
 mod pull;
 pub mod reference;
 pub mod registries;
@@ -18,4 +19,5 @@ mod verify;
 
 pub use error::{ImageError, ImageErrorKind};
 pub use images::{Images, PullRequest};
+pub use progress::{PullStatus, PullTotals};
 pub use store::{Image, Lease};

@@ -207,9 +207,10 @@ pub fn unlink(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
     rustix::fs::unlinkat(dir, name, AtFlags::empty())
 }
 
-/// Flushes the whole file system on which `path` lies.
-pub fn sync_file_system(path: &Path) -> io::Result<()> {
-    Ok(rustix::fs::syncfs(open_directory(path)?)?)
+/// Flushes the whole file system of what is open. Reports also what could not be written since `fd` was opened, unless this
+/// has reported it already (Linux 5.8).
+pub fn sync_file_system(fd: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(fd)?)
 }
 
 /// Flushes the names in the directory `path`.

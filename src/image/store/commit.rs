@@ -7,6 +7,7 @@
 //!
 //! Up to step 4 there is only garbage that [`super::Store::open`] collects; from then on the image is there, whole.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,6 +30,8 @@ use crate::sys::fs;
 pub struct Staging {
     pub(super) inner: Arc<Inner>,
     path: PathBuf,
+    /// Open since before the first byte was written, so that no failure to write one goes unseen.
+    disk: OwnedFd,
     /// Layers that the pull found here; they must not go away before it ends.
     leases: Mutex<Vec<Lease>>,
     /// Its layers are no good to another pull: an image has been made of them, or the disk is full.
@@ -39,6 +42,11 @@ impl Staging {
     /// Where the layer of that index, lowest first, is to be unpacked. The directory is made by the unpacking.
     pub fn layer(&self, index: usize) -> PathBuf {
         self.path.join(index.to_string())
+    }
+
+    /// Flushes what was unpacked up to now. Blocks.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        fs::sync_file_system(self.disk.as_fd()).map_err(|e| StoreError::io("flush", &self.path, e))
     }
 
     /// Has all of it discarded at the end, also what another pull could use.
@@ -103,9 +111,11 @@ impl Store {
             Role::Guest(guest) => guest.directory.join(unique_name()),
         };
         std::fs::create_dir(&path).map_err(|e| StoreError::io("create", &path, e))?;
+        let disk = fs::open_directory(&self.inner.root).map_err(|e| StoreError::io("open", &path, e))?;
         Ok(Staging {
             inner: Arc::clone(&self.inner),
             path,
+            disk,
             leases: Mutex::default(),
             keep_nothing: AtomicBool::new(false),
         })
@@ -155,8 +165,7 @@ impl Store {
             below.insert(0, files);
         }
         if layers.iter().any(Option::is_some) {
-            let root = &self.inner.root;
-            fs::sync_file_system(root).map_err(|e| StoreError::io("flush", root, e))?;
+            staging.flush()?;
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ mod containers_life;
 mod crictl;
 mod images;
 mod images_auth;
+mod images_store;
 mod pods;
 mod pods_network;
 mod pods_pids;

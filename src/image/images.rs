@@ -78,6 +78,14 @@ impl Images {
         Ok(Self { root: root.to_owned(), store, puller, registries, policies, namespaced_auth_dir })
     }
 
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(super) fn puller(&self) -> &Arc<Puller> {
+        &self.puller
+    }
+
     /// Where the images lie.
     pub fn root(&self) -> &Path {
         &self.root

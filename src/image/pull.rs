@@ -27,7 +27,9 @@ use super::extract::{ChannelReader, ExtractError, Extracted, LayerExpectation, L
 use super::policy::PolicyFile;
 use super::progress::{Progress, Pull, Stage};
 use super::reference::Reference;
-use super::registry::{BlobStream, LayerDescriptor, Platform, PullAuth, RegistryClient, Resolved, Source};
+use super::registry::{
+    BlobStream, LayerDescriptor, Platform, PullAuth, RegistryClient, Resolved, Source, layers_of_manifest,
+};
 use super::store::{Image, NewImage, Staging, Store, StoreError, chain_ids};
 use super::verify::Signed;
 use crate::sys;
@@ -229,6 +231,54 @@ impl Puller {
                 source,
             }
         })
+    }
+
+    /// Fetches and unpacks one layer of an image that is here, from whichever of its names has it.
+    pub(super) async fn layer_again(
+        &self,
+        image: &Image,
+        index: usize,
+    ) -> Result<(Arc<Staging>, Extracted), ImageError> {
+        let layers = layers_of_manifest(&image.raw_manifest).unwrap_or_default();
+        let diff_id = image.diff_ids().get(index).cloned();
+        let mut failure = ImageError::NoSource { image: image.id.clone(), index };
+        let (Some(layer), Some(diff_id)) = (layers.get(index), diff_id) else { return Err(failure) };
+        let store = self.store.clone();
+        let staging = Arc::new(sys::blocking(move || store.stage()).await?);
+        for name in image.repo_digests.iter().chain(&image.tags) {
+            let Ok(reference) = name.parse() else { continue };
+            let under_way = self.progress.begin(&reference);
+            under_way.pull().unpacks(1, layer.size);
+            let source = match self.client.source(&reference, &PullAuth::default()).await {
+                Ok(source) => source,
+                Err(error) => {
+                    failure = error.into();
+                    continue;
+                }
+            };
+            let job = Job {
+                index,
+                reference,
+                source,
+                layer: layer.clone(),
+                diff_id: diff_id.clone(),
+                staging: Arc::clone(&staging),
+                progress: Arc::clone(under_way.pull()),
+                stop: CancellationToken::new(),
+            };
+            match self.layer(job).await {
+                Ok(extracted) => {
+                    under_way.succeeded();
+                    return Ok((staging, extracted));
+                }
+                Err(error) => failure = error,
+            }
+            // What it has unpacked so far is in the way of the next.
+            let store = self.store.clone();
+            let path = staging.layer(index);
+            sys::blocking(move || store.discard(&path)).await?;
+        }
+        Err(failure)
     }
 
     /// The lock of the pulls of one reference, or of one image by several.

@@ -8,6 +8,7 @@ pub mod digest;
 mod error;
 pub mod extract;
 mod images;
+pub mod pinned;
 mod pull;
 pub mod reference;
 pub mod registry;

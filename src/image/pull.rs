@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{AcquireError, Semaphore, SemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -25,14 +25,15 @@ use super::error::{ImageError, ImageErrorKind};
 use super::extract::{ChannelReader, ExtractError, Extracted, LayerExpectation, Limits, extract_layer};
 use super::reference::Reference;
 use super::registry::{
-    BlobStream, Credentials, LayerDescriptor, Platform, RegistryClient, Resolved, layers_of_manifest,
+    BlobStream, Credentials, LayerDescriptor, Platform, RegistryClient, Resolved, artifact_of_manifest,
+    layers_of_manifest,
 };
 use super::store::{Image, NewImage, Staging, Store, chain_ids};
 use crate::sys;
 
 /// How many chunks of a blob wait to be unpacked; a chunk is what one read of the connection gave, up to
 /// some 800 KB.
-const CHUNKS: usize = 4;
+pub(super) const CHUNKS: usize = 4;
 
 /// What pulls with.
 pub(super) struct Puller {
@@ -84,10 +85,19 @@ impl Puller {
         let _by_id = by_id.lock().await;
         let store = self.store.clone();
         let staging = Arc::new(sys::blocking(move || store.stage()).await?);
-        let layers = self.layers(reference, credentials, &resolved, &staging).await?;
+        let layers = match &resolved.artifact {
+            Some(artifact) => {
+                let id = &resolved.config_digest;
+                self.artifact(reference, credentials, id, &artifact.files, &staging).await?
+            }
+            None => self.layers(reference, credentials, &resolved, &staging).await?,
+        };
         let fetched = layers.iter().flatten().count();
+        let blobs = resolved.artifact.iter().flat_map(|artifact| &artifact.files).map(|file| file.size);
+        let blobs = blobs.chain(resolved.layers.iter().map(|layer| layer.size)).sum::<u64>();
         let new = NewImage {
-            size: resolved.layers.iter().map(|layer| layer.size).sum::<u64>() + resolved.config.len() as u64,
+            size: blobs + resolved.config.len() as u64,
+            artifact: resolved.artifact.map(|artifact| artifact.kind),
             config: resolved.config.to_vec(),
             manifest: resolved.manifest.to_vec(),
             tag: reference.repo_tag().filter(|_| reference.digest().is_none()),
@@ -187,6 +197,16 @@ impl Puller {
         })
     }
 
+    /// What speaks to the registries.
+    pub(super) fn client(&self) -> &RegistryClient {
+        &self.client
+    }
+
+    /// Waits for one of the node's places for fetching layers.
+    pub(super) async fn permit(&self) -> Result<SemaphorePermit<'_>, AcquireError> {
+        self.layers.acquire().await
+    }
+
     /// Fetches and unpacks one layer of an image that is here, from whichever of its names has it.
     pub(super) async fn layer_again(
         &self,
@@ -194,13 +214,23 @@ impl Puller {
         index: usize,
     ) -> Result<(Arc<Staging>, Extracted), ImageError> {
         let layers = layers_of_manifest(&image.raw_manifest).unwrap_or_default();
+        let artifact = artifact_of_manifest(&image.raw_manifest);
         let diff_id = image.diff_ids().get(index).cloned();
         let mut failure = ImageError::NoSource { image: image.id.clone(), index };
-        let (Some(layer), Some(diff_id)) = (layers.get(index), diff_id) else { return Err(failure) };
         let store = self.store.clone();
         let staging = Arc::new(sys::blocking(move || store.stage()).await?);
         for name in image.repo_digests.iter().chain(&image.tags) {
             let Ok(reference) = name.parse() else { continue };
+            if let Some(artifact) = &artifact {
+                let credentials = Credentials::Anonymous;
+                match self.artifact_files(&reference, &credentials, &artifact.files, &staging).await {
+                    Ok(extracted) => return Ok((staging, extracted)),
+                    Err(error) => failure = error,
+                }
+                self.clear(&staging, index).await?;
+                continue;
+            }
+            let (Some(layer), Some(diff_id)) = (layers.get(index), &diff_id) else { return Err(failure) };
             let job = Job {
                 index,
                 reference,
@@ -214,12 +244,15 @@ impl Puller {
                 Ok(extracted) => return Ok((staging, extracted)),
                 Err(error) => failure = error,
             }
-            // What it has unpacked so far is in the way of the next.
-            let store = self.store.clone();
-            let path = staging.layer(index);
-            sys::blocking(move || store.discard(&path)).await?;
+            self.clear(&staging, index).await?;
         }
         Err(failure)
+    }
+
+    /// Makes room for another attempt.
+    async fn clear(&self, staging: &Staging, index: usize) -> Result<(), ImageError> {
+        let (store, path) = (self.store.clone(), staging.layer(index));
+        Ok(sys::blocking(move || store.discard(&path)).await?)
     }
 
     /// The lock of the pulls of one reference, or of one image by several.
@@ -236,7 +269,7 @@ impl Puller {
 }
 
 /// Passes the blob on until it ends, the unpacking gives up, or the pull is stopped. Only the registry's failure is one here.
-async fn feed(
+pub(super) async fn feed(
     mut blob: BlobStream,
     to: mpsc::Sender<io::Result<Bytes>>,
     stop: &CancellationToken,

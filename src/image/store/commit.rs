@@ -86,6 +86,8 @@ pub struct NewImage {
     pub tag: Option<String>,
     /// The normalized name with digest.
     pub repo_digest: Option<String>,
+    /// The type of artifact that it is; its files are then its one layer.
+    pub artifact: Option<String>,
     /// Whether the kubelet's garbage collection must leave it.
     pub pinned: bool,
     /// The layers, lowest first: those unpacked in the staging directory, and `None` for those that were here.

@@ -8,8 +8,8 @@ pub mod digest;
 mod error;
 pub mod extract;
 mod images;
+pub mod pinned;
 pub mod policy;
-mod progress;
 mod pull;
 pub mod reference;
 pub mod registries;
@@ -20,5 +20,5 @@ mod verify;
 
 pub use error::{ImageError, ImageErrorKind};
 pub use images::{Images, PullRequest};
-pub use progress::{PullStatus, PullTotals};
+pub use pull::{PullStatus, PullTotals};
 pub use store::{Image, Lease};

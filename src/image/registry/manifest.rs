@@ -3,6 +3,8 @@
 //! Pure functions over bytes whose digest is already verified. A document is what its fields make it; a media type in the
 //! body or in the `Content-Type` header that says otherwise is refused, because two readers could then see two images.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -19,6 +21,8 @@ const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+/// The annotation that names a blob of an artifact.
+const TITLE: &str = "org.opencontainers.image.title";
 const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1";
 
 /// The `Accept` header of a request for a manifest.
@@ -35,6 +39,26 @@ pub struct LayerDescriptor {
     pub size: u64,
     /// How to read the blob.
     pub compression: Compression,
+}
+
+/// A blob of an artifact as the manifest describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArtifactFile {
+    /// Its name, by the annotation `org.opencontainers.image.title`, else by its digest.
+    pub title: String,
+    /// The digest of the blob.
+    pub digest: Digest,
+    /// The size of the blob in bytes.
+    pub size: u64,
+}
+
+/// What a manifest describes that is no container image (OCI image-spec, "Guidelines for Artifact Usage").
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Artifact {
+    /// Its type.
+    pub kind: String,
+    /// Its blobs.
+    pub files: Vec<ArtifactFile>,
 }
 
 /// A document that podd cannot take an image from.
@@ -88,6 +112,8 @@ pub(super) struct Index {
 pub(super) struct Manifest {
     pub(super) config: Content,
     pub(super) layers: Vec<LayerDescriptor>,
+    /// What it is instead of an image; it has no `layers` then.
+    pub(super) artifact: Option<Artifact>,
 }
 
 /// Where some content is to be had, and how much of it.
@@ -120,6 +146,7 @@ struct Descriptor {
     size: u64,
     platform: Option<Platform>,
     artifact_type: Option<String>,
+    annotations: Option<BTreeMap<String, String>>,
 }
 
 impl Descriptor {
@@ -128,6 +155,15 @@ impl Descriptor {
             Ok(digest) => Ok(Content { digest, size: self.size }),
             Err(e) => Err(InvalidManifest::Descriptor { what: what.into(), reason: e.to_string() }),
         }
+    }
+}
+
+impl Descriptor {
+    fn artifact_file(&self, index: usize) -> Result<ArtifactFile, InvalidManifest> {
+        let Content { digest, size } = self.content(format!("blob {index}"))?;
+        let title = self.annotations.as_ref().and_then(|annotations| annotations.get(TITLE)).cloned();
+        let title = title.unwrap_or_else(|| format!("sha256-{}", digest.hex()));
+        Ok(ArtifactFile { title, digest, size })
     }
 }
 
@@ -198,12 +234,16 @@ impl Manifest {
         let Some(config) = wire.config else {
             return Err(InvalidManifest::Neither);
         };
-        if !matches!(config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG) {
-            return Err(InvalidManifest::Artifact(wire.artifact_type.unwrap_or(config.media_type)));
-        }
         let layers = wire.layers.unwrap_or_default();
         if layers.len() > MOST_LAYERS {
             return Err(InvalidManifest::TooManyLayers(layers.len()));
+        }
+        if !matches!(config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG) {
+            let files = layers.iter().enumerate().map(|(index, blob)| blob.artifact_file(index));
+            let files = files.collect::<Result<_, _>>()?;
+            let kind = wire.artifact_type.unwrap_or_else(|| config.media_type.clone());
+            let (config, artifact) = (config.content("configuration")?, Some(Artifact { kind, files }));
+            return Ok(Self { config, layers: Vec::new(), artifact });
         }
         let layers = layers.iter().enumerate().map(|(index, layer)| {
             let media_type = layer.media_type.clone();
@@ -211,7 +251,8 @@ impl Manifest {
             let Content { digest, size } = layer.content(format!("layer {index}"))?;
             Ok(LayerDescriptor { digest, size, compression })
         });
-        Ok(Self { config: config.content("configuration")?, layers: layers.collect::<Result<_, _>>()? })
+        let (config, layers) = (config.content("configuration")?, layers.collect::<Result<_, _>>()?);
+        Ok(Self { config, layers, artifact: None })
     }
 }
 
@@ -219,6 +260,14 @@ impl Manifest {
 pub fn layers_of_manifest(body: &[u8]) -> Option<Vec<LayerDescriptor>> {
     match Document::parse(body, None).ok()? {
         Document::Manifest(manifest) => Some(manifest.layers),
+        Document::Index(_) => None,
+    }
+}
+
+/// The artifact of a manifest; `None` where the document is another one.
+pub fn artifact_of_manifest(body: &[u8]) -> Option<Artifact> {
+    match Document::parse(body, None).ok()? {
+        Document::Manifest(manifest) => manifest.artifact,
         Document::Index(_) => None,
     }
 }
@@ -335,9 +384,6 @@ mod tests {
         assert_eq!(parse(&json!({ "schemaVersion": 2 })).unwrap_err(), InvalidManifest::Neither);
         let both = json!({ "layers": [], "manifests": [] });
         assert_eq!(parse(&both).unwrap_err(), InvalidManifest::Ambiguous);
-        let mut chart = manifest(gzip);
-        chart["config"] = descriptor("application/vnd.cncf.helm.config.v1+json");
-        assert!(parse(&chart).unwrap_err().to_string().contains("helm"));
         let mut long = manifest(gzip);
         long["layers"] = json!(vec![descriptor(gzip); MOST_LAYERS + 1]);
         assert_eq!(parse(&long).unwrap_err(), InvalidManifest::TooManyLayers(MOST_LAYERS + 1));
@@ -347,6 +393,25 @@ mod tests {
         let mut negative = manifest(gzip);
         negative["layers"][0]["size"] = json!(-1);
         assert!(matches!(parse(&negative).unwrap_err(), InvalidManifest::NotJson { .. }));
+    }
+
+    #[test]
+    fn what_is_no_image_is_an_artifact_with_named_files() {
+        let mut chart = manifest("application/vnd.cncf.helm.chart.content.v1.tar+gzip");
+        chart["config"] = descriptor("application/vnd.cncf.helm.config.v1+json");
+        chart["layers"].as_array_mut().unwrap().push(descriptor("text/plain"));
+        chart["layers"][0]["annotations"] = json!({ TITLE: "chart.tgz", "other": "x" });
+        let Ok(Document::Manifest(manifest)) = parse(&chart) else { panic!() };
+        let artifact = manifest.artifact.unwrap();
+        assert_eq!(artifact.kind, "application/vnd.cncf.helm.config.v1+json");
+        assert_eq!(artifact.files[0].title, "chart.tgz");
+        assert_eq!(artifact.files[1].title, format!("sha256-{}", Digest::of(b"text/plain").hex()));
+        chart["artifactType"] = json!("application/vnd.example");
+        let Ok(Document::Manifest(manifest)) = parse(&chart) else { panic!() };
+        assert_eq!(
+            (manifest.artifact.unwrap().kind.as_str(), manifest.layers.len()),
+            ("application/vnd.example", 0)
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The command line of podd.
 
+mod cli;
 mod daemon;
 
 use std::io::IsTerminal;
@@ -33,18 +34,20 @@ enum Command {
     Serve(Sources),
     /// Print the effective configuration, commented.
     Config(Sources),
+    /// The images of this node: list, import.
+    Images(cli::ImagesArgs),
 }
 
 #[derive(Args)]
 struct Sources {
     /// The configuration file; its drop-ins are in the directory of the same name with ".d".
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     /// Sets a key over the files, as in --set network.conf_dir=/etc/cni/net.d; may be repeated.
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, value_name = "KEY=VALUE", global = true)]
     set: Vec<String>,
     /// The same as --set log_level=LEVEL.
-    #[arg(long, value_name = "LEVEL")]
+    #[arg(long, value_name = "LEVEL", global = true)]
     log_level: Option<String>,
 }
 
@@ -73,6 +76,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Serve(sources) => serve(sources.load()?),
+        Command::Images(args) => {
+            log(LevelFilter::WARN);
+            cli::images(args)
+        }
     }
 }
 
@@ -84,13 +91,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    // Libraries have their say from warnings on: what HTTP/2 does frame by frame is nobody's business here.
-    let levels = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("podd", level);
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
-    tracing_subscriber::registry().with(lines.with_filter(levels)).init();
+    log(level);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .thread_name("podd")
@@ -113,4 +114,15 @@ fn serve(config: Config) -> anyhow::Result<()> {
         daemon.stop().await;
         Ok(())
     })
+}
+
+/// Starts the log on standard error.
+fn log(level: LevelFilter) {
+    // Libraries have their say from warnings on: what HTTP/2 does frame by frame is nobody's business here.
+    let levels = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("podd", level);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
+    tracing_subscriber::registry().with(lines.with_filter(levels)).init();
 }

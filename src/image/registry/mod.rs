@@ -17,7 +17,7 @@ mod body;
 mod challenge;
 mod credentials;
 mod error;
-mod manifest;
+pub(super) mod manifest;
 mod platform;
 mod resolve;
 mod session;

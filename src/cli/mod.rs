@@ -1,0 +1,50 @@
+//! `podd images`: what an operator does with the images of a node from its command line.
+//!
+//! Works on the image store itself, beside a running daemon or without one, and never on the network. What the daemon
+//! alone knows, the pulls under way, it is asked for on its socket.
+
+mod import;
+mod list;
+mod pulls;
+mod table;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use podd::config::Config;
+use podd::image::store::Store;
+
+use crate::Sources;
+
+/// The arguments of `podd images`.
+#[derive(Args)]
+pub(crate) struct ImagesArgs {
+    #[command(flatten)]
+    sources: Sources,
+    #[command(flatten)]
+    list: list::ListArgs,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// List the images of the node, and the pulls under way.
+    List(list::ListArgs),
+    /// Take images from an archive: an OCI layout, a tar of one, or what docker save writes; compressed or not.
+    Import(import::ImportArgs),
+}
+
+/// Does what `podd images` was asked to do.
+pub(crate) fn images(args: ImagesArgs) -> anyhow::Result<()> {
+    let config = args.sources.load()?;
+    match args.action {
+        None => list::list(&config, &args.list),
+        Some(Action::List(list)) => list::list(&config, &list),
+        Some(Action::Import(import)) => import::import(&config, import),
+    }
+}
+
+/// The image store of the configuration.
+fn open_store(config: &Config) -> anyhow::Result<Store> {
+    Store::open(&config.root).with_context(|| format!("opening the images in {}", config.root.display()))
+}

@@ -1,0 +1,21 @@
+//! Images in files: what moves images without a registry.
+//!
+//! [`import`] takes OCI layouts (a directory, or a tar of it) and archives of `docker save`, told apart by what is in
+//! them. Archives are as hostile as registries: they are looked at through an index of bounded size, nothing is unpacked
+//! by the names in them, and every document and layer is verified by its digest.
+
+mod docker;
+mod error;
+mod found;
+mod import;
+mod index;
+mod oci;
+mod progress;
+mod source;
+mod spool;
+#[cfg(test)]
+mod tests;
+
+pub use self::error::ArchiveError;
+pub use self::import::{ImportOptions, Imported, import, import_stream};
+pub use self::progress::Progress;

@@ -95,6 +95,7 @@ impl Config {
                 certs_dir: "/etc/containers/certs.d".into(),
                 auth_file: PathBuf::new(),
                 max_parallel_layers: 4,
+                keep_unfinished_seconds: 3600,
                 insecure_registries: Vec::new(),
             },
             streaming: StreamingConfig { address: ([127, 0, 0, 1], 0).into() },
@@ -144,6 +145,7 @@ fn apply(config: &mut Config, mut reader: Reader<'_>) {
         reader.optional_path("certs_dir", &mut config.images.certs_dir);
         reader.optional_path("auth_file", &mut config.images.auth_file);
         reader.number("max_parallel_layers", 1..=64, &mut config.images.max_parallel_layers);
+        reader.number("keep_unfinished_seconds", 0..=604_800, &mut config.images.keep_unfinished_seconds);
         reader.strings("insecure_registries", &mut config.images.insecure_registries);
     });
     reader.section("streaming", |reader| {

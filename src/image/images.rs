@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::digest::Digest;
 use super::error::ImageError;
@@ -28,7 +29,19 @@ pub struct Images {
 impl Images {
     /// Opens the store below `root`, collects its garbage, and gets ready to pull. Blocks.
     pub fn open(config: &ImagesConfig, root: &Path) -> Result<Self, ImageError> {
-        let store = Store::open(root)?;
+        Self::with_store(
+            Store::open(root, Duration::from_secs(config.keep_unfinished_seconds))?,
+            config,
+            root,
+        )
+    }
+
+    /// The same images for a tool, whether or not a daemon has them open: [`Store::join`]. Blocks.
+    pub fn join(config: &ImagesConfig, root: &Path) -> Result<Self, ImageError> {
+        Self::with_store(Store::join(root)?, config, root)
+    }
+
+    fn with_store(store: Store, config: &ImagesConfig, root: &Path) -> Result<Self, ImageError> {
         let auth_file = (!config.auth_file.as_os_str().is_empty()).then(|| config.auth_file.clone());
         let insecure_registries = config.insecure_registries.clone();
         let client =

@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::digest::Digest;
-use super::error::ImageError;
+use super::error::{ImageError, ImageErrorKind};
 use super::extract::{ChannelReader, ExtractError, Extracted, LayerExpectation, Limits, extract_layer};
 use super::reference::Reference;
 use super::registry::{BlobStream, Credentials, LayerDescriptor, Platform, RegistryClient, Resolved};
@@ -139,7 +139,13 @@ impl Puller {
                 }
             }
         }
-        failure.map_or(Ok(layers), Err)
+        let Some(error) = failure else { return Ok(layers) };
+        if error.kind() == ImageErrorKind::NoSpace {
+            staging.keep_nothing();
+            let store = self.store.clone();
+            sys::blocking(move || store.discard_unfinished()).await;
+        }
+        Err(error)
     }
 
     async fn layer(&self, job: Job) -> Result<Extracted, ImageError> {
@@ -153,14 +159,20 @@ impl Puller {
             () = job.stop.cancelled() => return Err(aborted()),
         };
         let Ok(_permit) = permit else { return Err(aborted()) };
+        let (staging, diff_id, index) = (Arc::clone(&job.staging), job.diff_id.clone(), job.index);
+        if let Some(extracted) = sys::blocking(move || staging.take_over(&diff_id, index)).await {
+            return Ok(extracted);
+        }
         let (digest, size) = (&job.layer.digest, job.layer.size);
         let blob = self.client.open_blob(&job.reference, &job.credentials, digest, size).await?;
         let (sender, receiver) = mpsc::channel(CHUNKS);
-        let staging = job.staging.layer(job.index);
+        let (staging, index) = (Arc::clone(&job.staging), job.index);
         let expected = LayerExpectation { digest: digest.clone(), size, diff_id: job.diff_id.clone() };
         let compression = job.layer.compression;
         let unpacking = tokio::task::spawn_blocking(move || {
-            extract_layer(ChannelReader::new(receiver), compression, &expected, &staging, &Limits::default())
+            let (input, to) = (ChannelReader::new(receiver), staging.layer(index));
+            let extracted = extract_layer(input, compression, &expected, &to, &Limits::default());
+            extracted.inspect(|extracted| staging.finished(index, &expected.diff_id, extracted))
         });
         let fetched = feed(blob, sender, &job.stop).await;
         let unpacked = unpacking.await.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));

@@ -226,6 +226,21 @@ pub fn try_lock(file: impl AsFd) -> io::Result<bool> {
     }
 }
 
+/// Waits for an exclusive lock of `file`, which lasts until [`unlock`] or until the file is closed.
+pub fn lock(file: impl AsFd) -> io::Result<()> {
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
+            Err(Errno::INTR) => {}
+            result => return Ok(result?),
+        }
+    }
+}
+
+/// Gives back the lock of `file`.
+pub fn unlock(file: impl AsFd) -> io::Result<()> {
+    Ok(rustix::fs::flock(file, FlockOperation::Unlock)?)
+}
+
 /// Removes everything in `dir`, going on past errors; the first of them is returned.
 ///
 /// A subdirectory's own subdirectories are moved up into `dir` before it is removed, so that no depth of nesting costs

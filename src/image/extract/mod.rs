@@ -27,6 +27,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::thread;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tar_core::parse::{self, ParseEvent, Parser};
 
 pub use self::decode::Compression;
@@ -85,7 +86,7 @@ impl Default for Limits {
 }
 
 /// A layer that is unpacked and verified.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extracted {
     /// What its files take, each rounded up to 4 KiB.
     pub bytes: u64,

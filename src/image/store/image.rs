@@ -54,7 +54,12 @@ pub(super) struct Record {
 
 /// Where an image's record lies.
 pub(super) fn path(root: &Path, id: &Digest) -> PathBuf {
-    root.join("images").join(format!("{}.json", id.hex()))
+    root.join("images").join(file_name(id))
+}
+
+/// The name of an image's record.
+pub(super) fn file_name(id: &Digest) -> String {
+    format!("{}.json", id.hex())
 }
 
 impl Image {

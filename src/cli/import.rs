@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
-use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -16,9 +15,6 @@ use podd::image::archive::{self, ImportOptions, Imported, Progress};
 use podd::image::reference::Reference;
 
 use super::table::bytes;
-
-/// Each layer has three threads of its own; more than these together gain nothing.
-const MOST_PARALLEL: usize = 4;
 
 /// How often the figures are shown.
 const REFRESH: Duration = Duration::from_millis(200);
@@ -37,11 +33,10 @@ pub(super) struct ImportArgs {
 }
 
 pub(super) fn import(config: &Config, args: ImportArgs) -> anyhow::Result<()> {
-    let parallel = usize::try_from(config.images.max_parallel_layers).unwrap_or(usize::MAX);
     let options = ImportOptions {
         names: args.name,
         pinned: args.pin,
-        parallel: NonZeroUsize::new(parallel.min(MOST_PARALLEL)).unwrap_or(NonZeroUsize::MIN),
+        parallel: super::parallel(config),
         ..ImportOptions::default()
     };
     let progress = Progress::default();

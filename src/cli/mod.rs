@@ -3,10 +3,13 @@
 //! Works on the image store itself, beside a running daemon or without one, and never on the network. What the daemon
 //! alone knows, the pulls under way, it is asked for on its socket.
 
+mod adopt;
 mod import;
 mod list;
 mod pulls;
 mod table;
+
+use std::num::NonZeroUsize;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
@@ -32,6 +35,8 @@ enum Action {
     List(list::ListArgs),
     /// Take images from an archive: an OCI layout, a tar of one, or what docker save writes; compressed or not.
     Import(import::ImportArgs),
+    /// Take over the images of containerd or CRI-O on this node, without a network.
+    Adopt(adopt::AdoptArgs),
 }
 
 /// Does what `podd images` was asked to do.
@@ -41,10 +46,20 @@ pub(crate) fn images(args: ImagesArgs) -> anyhow::Result<()> {
         None => list::list(&config, &args.list),
         Some(Action::List(list)) => list::list(&config, &list),
         Some(Action::Import(import)) => import::import(&config, import),
+        Some(Action::Adopt(adopt)) => adopt::adopt(&config, adopt),
     }
 }
 
 /// The image store of the configuration.
 fn open_store(config: &Config) -> anyhow::Result<Store> {
-    Store::open(&config.root).with_context(|| format!("opening the images in {}", config.root.display()))
+    Store::join(&config.root).with_context(|| format!("opening the images in {}", config.root.display()))
+}
+
+/// Each layer has three threads of its own; more than these together gain nothing.
+const MOST_PARALLEL: usize = 4;
+
+/// How many layers are unpacked at a time.
+fn parallel(config: &Config) -> NonZeroUsize {
+    let parallel = usize::try_from(config.images.max_parallel_layers).unwrap_or(usize::MAX);
+    NonZeroUsize::new(parallel.min(MOST_PARALLEL)).unwrap_or(NonZeroUsize::MIN)
 }

@@ -3,7 +3,9 @@
 //! [`Images`] is what the rest of podd sees. A pull goes `registry` (fetch) -> `extract` (unpack and verify) -> `store`
 //! (commit); the way of one is told in `pull.rs`.
 
+pub mod adopt;
 pub mod archive;
+mod assemble;
 pub mod digest;
 mod error;
 pub mod extract;

@@ -56,7 +56,7 @@ pub async fn greet(node: &mut Node, image: &str, name: &str) -> String {
     said
 }
 
-const GREETING: &str = "yes\nroot\n1777\n";
+pub const GREETING: &str = "yes\nroot\n1777\n";
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -83,7 +83,7 @@ async fn archives_of_skopeo_are_imported_and_run() {
     skopeo(&source, &format!("oci-archive:{}:r.example/oci:1", text(&oci)));
     skopeo(&source, &format!("docker-archive:{}:r.example/docker:1", text(&docker)));
     skopeo(&source, &format!("oci:{}:r.example/layout:1", text(&layout)));
-    node.terminate().await;
+    // The daemon runs all the while.
     assert!(listed(&node).is_empty());
     let said = podd_images_ok(&node, &["import", text(&gzipped(&oci))]);
     assert!(
@@ -102,7 +102,6 @@ async fn archives_of_skopeo_are_imported_and_run() {
     let kept = images.iter().flat_map(|image| image["repoDigests"].as_array().unwrap());
     let digest = pushed.by_digest.split_once('@').unwrap().1;
     assert!(kept.clone().any(|name| *name == format!("r.example/oci@{digest}")), "{images:?}");
-    node.start_again().await;
     for name in ["r.example/oci:1", "r.example/docker:1", "r.example/named:2"] {
         let status = node.image_status(name).await.unwrap();
         assert!(images.iter().any(|image| image["id"] == status.id), "{images:?}");

@@ -17,6 +17,7 @@ mod containers;
 mod containers_life;
 mod crictl;
 mod images;
+mod images_adopt;
 mod images_archive;
 mod images_auth;
 mod pods;

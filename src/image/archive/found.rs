@@ -14,25 +14,25 @@ pub(super) const MOST_IMAGES: usize = 1000;
 
 /// An image of an archive: its documents are read and verified, its layers are not.
 #[derive(Debug, Clone)]
-pub(super) struct Found {
+pub(in crate::image) struct Found {
     /// Names in normal form, with the digest of what the name stands for where the archive keeps that document.
-    pub(super) names: Vec<(Reference, Option<Digest>)>,
+    pub(in crate::image) names: Vec<(Reference, Option<Digest>)>,
     /// Names that are a tag alone.
-    pub(super) tags: Vec<String>,
+    pub(in crate::image) tags: Vec<String>,
     /// What the archive's index points to; `None` where podd has made the manifest.
-    pub(super) digest: Option<Digest>,
-    pub(super) manifest: Vec<u8>,
-    pub(super) config: Vec<u8>,
-    pub(super) layers: Vec<FoundLayer>,
+    pub(in crate::image) digest: Option<Digest>,
+    pub(in crate::image) manifest: Vec<u8>,
+    pub(in crate::image) config: Vec<u8>,
+    pub(in crate::image) layers: Vec<FoundLayer>,
 }
 
 /// A layer and where it is.
 #[derive(Debug, Clone)]
-pub(super) struct FoundLayer {
+pub(in crate::image) struct FoundLayer {
     /// The file of the archive.
-    pub(super) file: String,
-    pub(super) blob: LayerDescriptor,
-    pub(super) diff_id: Digest,
+    pub(in crate::image) file: String,
+    pub(in crate::image) blob: LayerDescriptor,
+    pub(in crate::image) diff_id: Digest,
 }
 
 impl Found {

@@ -33,7 +33,7 @@ const MOST_LINKS: usize = 8;
 
 /// The files of a tar by their names.
 #[derive(Debug, Default)]
-pub(super) struct TarIndex {
+pub(in crate::image) struct TarIndex {
     members: HashMap<String, Member>,
     names: u64,
     entries: u64,

@@ -4,14 +4,14 @@
 //! them. Archives are as hostile as registries: they are looked at through an index of bounded size, nothing is unpacked
 //! by the names in them, and every document and layer is verified by its digest.
 
-mod docker;
+pub(super) mod docker;
 mod error;
-mod found;
+pub(super) mod found;
 mod import;
 mod index;
-mod oci;
+pub(super) mod oci;
 mod progress;
-mod source;
+pub(super) mod source;
 mod spool;
 #[cfg(test)]
 mod tests;
@@ -19,3 +19,4 @@ mod tests;
 pub use self::error::ArchiveError;
 pub use self::import::{ImportOptions, Imported, import, import_stream};
 pub use self::progress::Progress;
+pub(super) use self::spool::scratch;

@@ -122,8 +122,20 @@ fn for_platform<'a>(entries: &'a [Entry], platform: &Platform) -> Result<Vec<&'a
 /// The image of an entry, or what else it is.
 fn image(source: &Source, entry: &Entry, platform: &Platform) -> Result<Result<Found, String>, ArchiveError> {
     let digest: Digest = entry.digest.parse().map_err(|e| ArchiveError::document(INDEX, &e))?;
-    let top = Content { digest: digest.clone(), size: entry.size };
-    let (raw, manifest) = match descend(source, top, &entry.media_type, platform) {
+    let (names, tags) = names(entry, &digest);
+    let found = read(source, Content { digest, size: entry.size }, &entry.media_type, platform)?;
+    Ok(found.map(|found| Found { names, tags, ..found }))
+}
+
+/// The nameless image of an index or manifest among the blobs of `source`, or what else it is.
+pub(in crate::image) fn read(
+    source: &Source,
+    top: Content,
+    media_type: &str,
+    platform: &Platform,
+) -> Result<Result<Found, String>, ArchiveError> {
+    let digest = top.digest.clone();
+    let (raw, manifest) = match descend(source, top, media_type, platform) {
         Err(Descent::Artifact(kind)) => return Ok(Err(kind)),
         Err(Descent::Failed(error)) => return Err(error),
         Ok(found) => found,
@@ -134,8 +146,14 @@ fn image(source: &Source, entry: &Entry, platform: &Platform) -> Result<Result<F
         .map_err(|e| ArchiveError::document(&config_name, &e))?;
     let layers = manifest.layers.into_iter().zip(diff_ids);
     let layers = layers.map(|(blob, diff_id)| FoundLayer { file: blob_name(&blob.digest), blob, diff_id });
-    let (names, tags) = names(entry, &digest);
-    Ok(Ok(Found { names, tags, digest: Some(digest), manifest: raw, config, layers: layers.collect() }))
+    Ok(Ok(Found {
+        names: Vec::new(),
+        tags: Vec::new(),
+        digest: Some(digest),
+        manifest: raw,
+        config,
+        layers: layers.collect(),
+    }))
 }
 
 enum Descent {

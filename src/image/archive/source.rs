@@ -18,13 +18,13 @@ use crate::image::store::Store;
 use crate::sys::fs;
 
 /// Where an archive's files are.
-pub(super) enum Source {
+pub(in crate::image) enum Source {
     Tar { file: Arc<File>, index: TarIndex },
     Directory(OwnedFd),
 }
 
 /// The content of one file, read from its beginning.
-pub(super) struct Section {
+pub(in crate::image) struct Section {
     file: Arc<File>,
     offset: u64,
     left: u64,
@@ -32,7 +32,7 @@ pub(super) struct Section {
 
 impl Source {
     /// Opens the archive or directory at `path`; what is compressed may take `limit` bytes on disk.
-    pub(super) fn open(path: &Path, store: &Store, limit: u64) -> Result<Self, ArchiveError> {
+    pub(in crate::image) fn open(path: &Path, store: &Store, limit: u64) -> Result<Self, ArchiveError> {
         let fail = |source| ArchiveError::File { operation: "open", path: path.to_owned(), source };
         if path.is_dir() {
             return Ok(Self::Directory(fs::open_directory(path).map_err(fail)?));
@@ -41,14 +41,14 @@ impl Source {
     }
 
     /// The archive that an open file or pipe brings.
-    pub(super) fn tar(file: File, store: &Store, limit: u64) -> Result<Self, ArchiveError> {
+    pub(in crate::image) fn tar(file: File, store: &Store, limit: u64) -> Result<Self, ArchiveError> {
         let file = spool::plain_tar(file, store, limit)?;
         let index = TarIndex::read(&file)?;
         Ok(Self::Tar { file: Arc::new(file), index })
     }
 
     /// The file `name`; `None` when it is not there.
-    pub(super) fn find(&self, name: &str) -> Result<Option<Section>, ArchiveError> {
+    pub(in crate::image) fn find(&self, name: &str) -> Result<Option<Section>, ArchiveError> {
         match self {
             Self::Tar { file, index } => Ok(index.find(name)?.map(|(offset, size)| Section {
                 file: Arc::clone(file),
@@ -60,12 +60,12 @@ impl Source {
     }
 
     /// The file `name`, which must be there.
-    pub(super) fn get(&self, name: &str) -> Result<Section, ArchiveError> {
+    pub(in crate::image) fn get(&self, name: &str) -> Result<Section, ArchiveError> {
         self.find(name)?.ok_or_else(|| ArchiveError::Missing(name.to_owned()))
     }
 
     /// The whole content of the file `name`, of at most `limit` bytes.
-    pub(super) fn read(&self, name: &str, limit: u64) -> Result<Vec<u8>, ArchiveError> {
+    pub(in crate::image) fn read(&self, name: &str, limit: u64) -> Result<Vec<u8>, ArchiveError> {
         let mut section = self.get(name)?;
         if section.len() > limit {
             return Err(ArchiveError::TooLarge { name: name.to_owned(), limit });
@@ -76,7 +76,12 @@ impl Source {
     }
 
     /// The blob of an OCI layout with that digest, verified.
-    pub(super) fn blob(&self, digest: &Digest, size: u64, limit: u64) -> Result<Vec<u8>, ArchiveError> {
+    pub(in crate::image) fn blob(
+        &self,
+        digest: &Digest,
+        size: u64,
+        limit: u64,
+    ) -> Result<Vec<u8>, ArchiveError> {
         let name = blob_name(digest);
         let content = self.read(&name, limit)?;
         let actual = content.len() as u64;
@@ -92,7 +97,7 @@ impl Source {
 
 impl Section {
     /// The bytes that are still to be read.
-    pub(super) fn len(&self) -> u64 {
+    pub(in crate::image) fn len(&self) -> u64 {
         self.left
     }
 }

@@ -73,7 +73,7 @@ fn copy(
 }
 
 /// A file without a name in `directory`.
-pub(super) fn scratch(directory: &Path) -> io::Result<File> {
+pub(in crate::image) fn scratch(directory: &Path) -> io::Result<File> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     match rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR) {
         Ok(fd) => Ok(fd.into()),

@@ -28,7 +28,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let scratch = tempfile::tempdir().unwrap();
-        let store = Store::open(&scratch.path().join("root")).unwrap();
+        let store = Store::join(&scratch.path().join("root")).unwrap();
         Self { scratch, store }
     }
 

@@ -18,8 +18,12 @@ fn what_is_no_archive_is_said_to_be_none() {
     assert!(bench.refusal(&layer("x")).contains("neither an index.json"));
     assert!(bench.refusal(b"\xfd7zXZ\0more").contains("xz"));
     assert!(bench.refusal(&gzip(b"")).contains("neither an index.json"));
-    let missing =
-        import(&bench.store, Path::new("/no/such"), &ImportOptions::default(), &Progress::default());
+    let missing = import(
+        &bench.store,
+        &bench.scratch.path().join("no-such"),
+        &ImportOptions::default(),
+        &Progress::default(),
+    );
     let said = told(&missing.unwrap_err());
     assert!(said.contains("/no-such"), "{said}");
 }

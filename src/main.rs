@@ -34,7 +34,7 @@ enum Command {
     Serve(Sources),
     /// Print the effective configuration, commented.
     Config(Sources),
-    /// The images of this node: list, import.
+    /// The images of this node: list, import, export, adopt.
     Images(cli::ImagesArgs),
 }
 

@@ -4,6 +4,7 @@
 //! alone knows, the pulls under way, it is asked for on its socket.
 
 mod adopt;
+mod export;
 mod import;
 mod list;
 mod pulls;
@@ -35,6 +36,8 @@ enum Action {
     List(list::ListArgs),
     /// Take images from an archive: an OCI layout, a tar of one, or what docker save writes; compressed or not.
     Import(import::ImportArgs),
+    /// Write images to an archive.
+    Export(export::ExportArgs),
     /// Take over the images of containerd or CRI-O on this node, without a network.
     Adopt(adopt::AdoptArgs),
 }
@@ -46,6 +49,7 @@ pub(crate) fn images(args: ImagesArgs) -> anyhow::Result<()> {
         None => list::list(&config, &args.list),
         Some(Action::List(list)) => list::list(&config, &list),
         Some(Action::Import(import)) => import::import(&config, import),
+        Some(Action::Export(export)) => export::export(&config, &export),
         Some(Action::Adopt(adopt)) => adopt::adopt(&config, adopt),
     }
 }

@@ -97,6 +97,7 @@ impl Config {
                 max_parallel_layers: 4,
                 keep_unfinished_seconds: 3600,
                 insecure_registries: Vec::new(),
+                preload_dir: "/var/lib/podd-preload".into(),
             },
             streaming: StreamingConfig { address: ([127, 0, 0, 1], 0).into() },
             metrics: MetricsConfig { address: None },
@@ -147,6 +148,7 @@ fn apply(config: &mut Config, mut reader: Reader<'_>) {
         reader.number("max_parallel_layers", 1..=64, &mut config.images.max_parallel_layers);
         reader.number("keep_unfinished_seconds", 0..=604_800, &mut config.images.keep_unfinished_seconds);
         reader.strings("insecure_registries", &mut config.images.insecure_registries);
+        reader.optional_path("preload_dir", &mut config.images.preload_dir);
     });
     reader.section("streaming", |reader| {
         let mut address = Some(config.streaming.address);

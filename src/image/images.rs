@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::archive::preload::Preload;
 use super::digest::Digest;
 use super::error::ImageError;
 use super::pull::Puller;
@@ -113,6 +114,11 @@ impl Images {
     pub fn retain_rootfs(&self, living: &HashSet<ContainerId>) -> Vec<StoreError> {
         let dead = self.store.containers().into_iter().filter(|id| !living.contains(id));
         dead.filter_map(|id| self.store.remove_rootfs(&id).err()).collect()
+    }
+
+    /// Imports the archives that lie in `directory`, and those that come, for as long as the task lives.
+    pub async fn preload(self, directory: PathBuf) {
+        Preload::new(self.store, directory).run().await;
     }
 
     /// What the layers take of the disk.

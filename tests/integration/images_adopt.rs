@@ -75,7 +75,7 @@ fn text(path: &Path) -> &str {
 }
 
 /// An image with everything that a layer can have that is not plain.
-async fn odd_image() -> String {
+pub async fn odd_image() -> String {
     let base = [
         Entry::dir("d", 0o700).owned(3, 4),
         Entry::file("d/gone", 0o600, "gone"),
@@ -143,7 +143,7 @@ fn unmount(storage: &Path) {
 }
 
 /// The layers of a node by chain ID.
-fn layers(node: &Node) -> BTreeMap<String, BTreeMap<PathBuf, String>> {
+pub fn layers(node: &Node) -> BTreeMap<String, BTreeMap<PathBuf, String>> {
     let entries = std::fs::read_dir(node.names.root().join("layers")).unwrap().map(|entry| entry.unwrap());
     entries
         .map(|entry| (entry.file_name().into_string().unwrap(), facts(&entry.path().join("diff"))))

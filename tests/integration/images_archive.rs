@@ -62,7 +62,7 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-fn zstd_of(archive: &Path) -> PathBuf {
+pub fn zstd_of(archive: &Path) -> PathBuf {
     let to = archive.with_extension("tar.zst");
     std::fs::write(&to, zstd::bulk::compress(&std::fs::read(archive).unwrap(), 1).unwrap()).unwrap();
     to

@@ -20,6 +20,8 @@ mod images;
 mod images_adopt;
 mod images_archive;
 mod images_auth;
+mod images_export;
+mod images_preload;
 mod pods;
 mod pods_network;
 mod pods_pids;

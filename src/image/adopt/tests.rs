@@ -1,8 +1,21 @@
-//! Databases, whole and damaged. What real stores give is tested from outside, with the programs that made them.
+//! Databases, notes and trees, whole and damaged. What real stores give is tested from outside, with the programs that made
+//! them. These tests need root.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use proptest::prelude::*;
 
 use super::bolt::{Bolt, Bucket, Value};
+use super::error::AdoptError;
+use super::split::Split;
+use super::{Mode, tree};
+use crate::image::extract::FILES;
+use crate::sys::fs;
 
 const PAGE: usize = 512;
 
@@ -130,6 +143,112 @@ fn circles_end() {
     let bolt = Bolt::of(bytes).ok().unwrap();
     assert!(bolt.root().unwrap().entries().is_err());
     assert!(bolt.root().unwrap().get(b"a").is_err());
+}
+
+/// Takes what `make` puts into a directory; gives the directory that it is in then.
+fn taken(mode: Mode, make: impl FnOnce(&Path)) -> Result<(tempfile::TempDir, PathBuf), AdoptError> {
+    let scratch = tempfile::tempdir().unwrap();
+    let from = scratch.path().join("from");
+    std::fs::create_dir(&from).unwrap();
+    make(&from);
+    tree::take(&from, scratch.path(), mode, None, &AtomicBool::new(false))?;
+    let to = scratch.path().join(FILES);
+    Ok((scratch, to))
+}
+
+#[test]
+fn files_are_linked_or_copied_with_their_holes_and_links() {
+    for mode in [Mode::Hardlink, Mode::Copy] {
+        let (scratch, to) = taken(mode, |from| {
+            let sparse = std::fs::File::create(from.join("sparse")).unwrap();
+            sparse.write_all_at(b"data", 5 << 20).unwrap();
+            sparse.set_len(9 << 20).unwrap();
+            std::fs::write(from.join("one"), "one").unwrap();
+            std::fs::hard_link(from.join("one"), from.join("two")).unwrap();
+            std::os::unix::fs::symlink("/etc", from.join("link")).unwrap();
+            std::os::unix::net::UnixListener::bind(from.join("socket")).unwrap();
+        })
+        .unwrap();
+        let stat = |name: &str| to.join(name).symlink_metadata().unwrap();
+        let original = scratch.path().join("from/one").metadata().unwrap();
+        assert_eq!(stat("one").ino() == original.ino(), mode == Mode::Hardlink);
+        assert_eq!(stat("one").ino(), stat("two").ino());
+        assert_eq!((stat("sparse").len(), stat("sparse").blocks() < 1000), (9 << 20, true));
+        let content = std::fs::read(to.join("sparse")).unwrap();
+        assert!(
+            &content[5 << 20..(5 << 20) + 4] == b"data" && content.iter().filter(|&&b| b != 0).count() == 4
+        );
+        assert_eq!(std::fs::read_link(to.join("link")).unwrap(), Path::new("/etc"));
+        assert!(!to.join("socket").exists());
+    }
+}
+
+#[test]
+fn what_an_overlay_would_take_from_elsewhere_is_refused() {
+    for name in ["trusted.overlay.redirect", "trusted.overlay.metacopy"] {
+        for mode in [Mode::Hardlink, Mode::Copy] {
+            let refused = taken(mode, |from| {
+                std::fs::write(from.join("file"), "").unwrap();
+                let file = std::fs::File::open(from.join("file")).unwrap();
+                fs::set_xattr(file.as_fd(), name.as_bytes(), b"/other").unwrap();
+            });
+            assert!(matches!(refused, Err(AdoptError::Refused { .. })), "{name}");
+        }
+    }
+}
+
+#[test]
+fn unlisted_directories_are_left_to_the_layers_below() {
+    let scratch = tempfile::tempdir().unwrap();
+    let from = scratch.path().join("from");
+    std::fs::create_dir_all(from.join("listed/unlisted")).unwrap();
+    let directory = fs::open_directory(&from.join("listed/unlisted")).unwrap();
+    fs::set_owner_and_mode(directory.as_fd(), 7, 7, 0o700).unwrap();
+    let listed = BTreeSet::from([b"listed".to_vec()]);
+    let stop = AtomicBool::new(false);
+    let extracted = tree::take(&from, scratch.path(), Mode::Copy, Some(&listed), &stop).unwrap();
+    assert_eq!(extracted.implied_directories, [Path::new(""), Path::new("listed/unlisted")]);
+    let stat = scratch.path().join(FILES).join("listed/unlisted").metadata().unwrap();
+    assert_eq!((stat.uid(), stat.mode() & 0o7777), (0, 0o755));
+}
+
+/// What the notes give with a directory that has a file `a` of three bytes, and a secret beside it.
+fn split(notes: &str) -> Result<Vec<u8>, String> {
+    let scratch = tempfile::tempdir().unwrap();
+    let tree: PathBuf = scratch.path().join("tree");
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::write(tree.join("a"), "abc").unwrap();
+    std::fs::write(scratch.path().join("secret"), "secret").unwrap();
+    std::os::unix::fs::symlink("../secret", tree.join("link")).unwrap();
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(notes.as_bytes()).unwrap();
+    let path = scratch.path().join("notes");
+    std::fs::write(&path, encoder.finish().unwrap()).unwrap();
+    let mut split = Split::open(&path, &tree).map_err(|e| e.to_string())?;
+    let mut content = Vec::new();
+    split.read_to_end(&mut content).map_err(|e| e.to_string())?;
+    assert_eq!(content.len() as u64, split.size());
+    Ok(content)
+}
+
+#[test]
+fn an_archive_is_put_together_of_notes_and_files() {
+    let notes = "{\"type\":2,\"payload\":\"aGVhZA==\",\"position\":0}\n{\"type\":1,\"name\":\"./a\",\"size\":3,\"position\":1}\n\
+                 {\"type\":1,\"name\":\"dir/\",\"position\":2}\n{\"type\":2,\"payload\":\"dGFpbA==\",\"position\":3}\n";
+    assert_eq!(split(notes), Ok(b"headabctail".to_vec()));
+    assert_eq!(split(""), Ok(Vec::new()));
+}
+
+#[test]
+fn notes_that_lie_fail() {
+    for name in ["../secret", "link", "/../secret", "missing", ""] {
+        let refused = split(&format!("{{\"type\":1,\"name\":\"{name}\",\"size\":6}}"));
+        assert!(refused.is_err(), "{name}: {refused:?}");
+    }
+    assert!(split("{\"type\":1,\"name\":\"a\",\"size\":4}").unwrap_err().contains("shorter"));
+    for notes in ["{", "{\"type\":9}", "{\"type\":2,\"payload\":\"%\"}", "[]"] {
+        assert!(split(notes).is_err(), "{notes}");
+    }
 }
 
 proptest! {

@@ -63,7 +63,9 @@ pub enum ArchiveError {
     NoSuchName { name: Reference, names: Vec<String> },
     #[error("{0} is not a name for an image: give NAME:TAG, without a digest")]
     NameWithDigest(Reference),
-    #[error("another image of the same name was given")]
+    #[error("there is no image {0}")]
+    NoImage(String),
+    #[error("cannot write the archive")]
     Output(#[source] io::Error),
     #[error(transparent)]
     Store(#[from] StoreError),

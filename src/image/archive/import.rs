@@ -72,7 +72,7 @@ pub fn import(
     options: &ImportOptions,
     progress: &Progress,
 ) -> Result<Vec<Imported>, ArchiveError> {
-    import_source(store, &Source::open(path, store, options.max_spooled_bytes)?, options, progress)
+    import_source(store, &Source::open(path, store, options.max_spooled_bytes, progress)?, options, progress)
 }
 
 /// The same from a file or pipe that is open.
@@ -82,7 +82,7 @@ pub fn import_stream(
     options: &ImportOptions,
     progress: &Progress,
 ) -> Result<Vec<Imported>, ArchiveError> {
-    import_source(store, &Source::tar(input, store, options.max_spooled_bytes)?, options, progress)
+    import_source(store, &Source::tar(input, store, options.max_spooled_bytes, progress)?, options, progress)
 }
 
 fn import_source(
@@ -173,8 +173,8 @@ struct Watched<'a> {
 
 impl Read for Watched<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(io::Error::other("another layer has failed"));
+        if self.stop.load(Ordering::Relaxed) || self.progress.is_stopped() {
+            return Err(io::Error::other("another layer has failed, or the import was stopped"));
         }
         let count = self.section.read(buffer)?;
         self.progress.read(count as u64);

@@ -19,9 +19,9 @@ const LAYOUT: &str = "oci-layout";
 const DEEPEST_INDEX: usize = 2;
 
 /// A full name, as containerd and docker write it.
-const FULL_NAME: &str = "io.containerd.image.name";
+pub(super) const FULL_NAME: &str = "io.containerd.image.name";
 /// A full name or a tag alone.
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -1,6 +1,6 @@
 //! How far an import is, for whoever wants to show it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Figures of an import under way, readable at any time from another thread.
 #[derive(Debug, Default)]
@@ -9,6 +9,7 @@ pub struct Progress {
     total_bytes: AtomicU64,
     layers: AtomicU64,
     total_layers: AtomicU64,
+    stopped: AtomicBool,
 }
 
 impl Progress {
@@ -30,6 +31,15 @@ impl Progress {
     /// Layers of the images so far.
     pub fn total_layers(&self) -> u64 {
         self.total_layers.load(Ordering::Relaxed)
+    }
+
+    /// Makes the import fail soon.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    pub(in crate::image) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
     }
 
     pub(in crate::image) fn expect(&self, layers: u64, bytes: u64) {

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::error::ArchiveError;
 use super::index::TarIndex;
+use super::progress::Progress;
 use super::spool;
 use crate::image::digest::Digest;
 use crate::image::store::Store;
@@ -32,17 +33,27 @@ pub(in crate::image) struct Section {
 
 impl Source {
     /// Opens the archive or directory at `path`; what is compressed may take `limit` bytes on disk.
-    pub(in crate::image) fn open(path: &Path, store: &Store, limit: u64) -> Result<Self, ArchiveError> {
+    pub(in crate::image) fn open(
+        path: &Path,
+        store: &Store,
+        limit: u64,
+        progress: &Progress,
+    ) -> Result<Self, ArchiveError> {
         let fail = |source| ArchiveError::File { operation: "open", path: path.to_owned(), source };
         if path.is_dir() {
             return Ok(Self::Directory(fs::open_directory(path).map_err(fail)?));
         }
-        Self::tar(File::open(path).map_err(fail)?, store, limit)
+        Self::tar(File::open(path).map_err(fail)?, store, limit, progress)
     }
 
     /// The archive that an open file or pipe brings.
-    pub(in crate::image) fn tar(file: File, store: &Store, limit: u64) -> Result<Self, ArchiveError> {
-        let file = spool::plain_tar(file, store, limit)?;
+    pub(in crate::image) fn tar(
+        file: File,
+        store: &Store,
+        limit: u64,
+        progress: &Progress,
+    ) -> Result<Self, ArchiveError> {
+        let file = spool::plain_tar(file, store, limit, progress)?;
         let index = TarIndex::read(&file)?;
         Ok(Self::Tar { file: Arc::new(file), index })
     }

@@ -13,6 +13,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::error::ArchiveError;
+use super::progress::Progress;
 use crate::image::extract::Compression;
 use crate::image::store::Store;
 
@@ -20,7 +21,12 @@ use crate::image::store::Store;
 const CHUNK: usize = 256 * 1024;
 
 /// Gives a plain tar at offset 0 of a file that can be read at any place.
-pub(super) fn plain_tar(input: File, store: &Store, limit: u64) -> Result<File, ArchiveError> {
+pub(super) fn plain_tar(
+    input: File,
+    store: &Store,
+    limit: u64,
+    progress: &Progress,
+) -> Result<File, ArchiveError> {
     let stat = rustix::fs::fstat(&input).map_err(|e| ArchiveError::Read(e.into()))?;
     let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
     let mut start = Vec::with_capacity(6);
@@ -31,15 +37,22 @@ pub(super) fn plain_tar(input: File, store: &Store, limit: u64) -> Result<File, 
     }
     let input = BufReader::with_capacity(CHUNK, Cursor::new(start).chain(input));
     let scratch = scratch(&store.inner().root.join("staging")).map_err(ArchiveError::Spool)?;
+    let limit = Limit { bytes: limit, progress };
     match compression.unwrap_or(Compression::None) {
-        Compression::None => copy(input, &scratch, limit, ArchiveError::Read)?,
-        Compression::Gzip => copy(MultiGzDecoder::new(input), &scratch, limit, |e| broken("gzip", e))?,
+        Compression::None => copy(input, &scratch, &limit, ArchiveError::Read)?,
+        Compression::Gzip => copy(MultiGzDecoder::new(input), &scratch, &limit, |e| broken("gzip", e))?,
         Compression::Zstd => {
             let decoder = zstd::Decoder::with_buffer(input).map_err(|e| broken("zstd", e))?;
-            copy(decoder, &scratch, limit, |e| broken("zstd", e))?;
+            copy(decoder, &scratch, &limit, |e| broken("zstd", e))?;
         }
     }
     Ok(scratch)
+}
+
+/// How far a copy may go.
+struct Limit<'a> {
+    bytes: u64,
+    progress: &'a Progress,
 }
 
 fn broken(format: &'static str, source: io::Error) -> ArchiveError {
@@ -52,7 +65,7 @@ fn broken(format: &'static str, source: io::Error) -> ArchiveError {
 fn copy(
     mut from: impl Read,
     mut to: &File,
-    limit: u64,
+    limit: &Limit<'_>,
     fail: impl Fn(io::Error) -> ArchiveError,
 ) -> Result<(), ArchiveError> {
     let mut chunk = vec![0; CHUNK];
@@ -65,8 +78,11 @@ fn copy(
             Err(e) => return Err(fail(e)),
         };
         total += count as u64;
-        if total > limit {
-            return Err(ArchiveError::SpoolLimit { limit });
+        if total > limit.bytes {
+            return Err(ArchiveError::SpoolLimit { limit: limit.bytes });
+        }
+        if limit.progress.is_stopped() {
+            return Err(ArchiveError::Read(io::ErrorKind::Interrupted.into()));
         }
         to.write_all(&chunk[..count]).map_err(ArchiveError::Spool)?;
     }

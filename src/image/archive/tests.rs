@@ -2,6 +2,7 @@
 
 mod forms;
 mod hostile;
+mod layers;
 
 use std::error::Error;
 use std::io::Write;

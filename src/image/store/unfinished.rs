@@ -16,7 +16,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::io::Errno;
@@ -119,7 +119,7 @@ impl Inner {
         next.map(|next| next + Duration::from_secs(1))
     }
 
-    fn expire(&self, path: &PathBuf) {
+    fn expire(&self, path: &Path) {
         if let Err(error) = self.trash.put(path) {
             tracing::warn!(%error, "kept layer stays until the next start");
         }

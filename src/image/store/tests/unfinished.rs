@@ -39,7 +39,7 @@ fn what_an_aborted_pull_has_finished_is_taken_over_unsettled() {
     assert_eq!(next.take_over(&Digest::of(&top), 1), Some(extracted.clone()));
     assert_eq!(next.take_over(&Digest::of(&top), 2), None, "it has one taker");
     assert_eq!(kept(root.path()), 0);
-    let layers = vec![base.clone(), top.clone()];
+    let layers = vec![base.clone(), top];
     let new = NewImage {
         config: config(&layers),
         layers: vec![Some(finish(&next, 0, &base)), Some(extracted)],

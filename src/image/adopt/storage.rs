@@ -224,3 +224,63 @@ fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         false => Ok(content),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A store of one image with an empty configuration of `diff_ids`, as its lists say.
+    fn reasons(id: Option<&str>, top: &str, layers: &Value, diff_ids: &Value) -> String {
+        let root = tempfile::tempdir().unwrap();
+        let config =
+            json!({ "os": "linux", "rootfs": { "type": "layers", "diff_ids": diff_ids } }).to_string();
+        let own = Digest::of(config.as_bytes());
+        let id = id.unwrap_or(own.hex());
+        let images = json!([{ "id": id, "names": ["r.io/a:1"], "layer": top }]).to_string();
+        for directory in [IMAGES, LAYERS] {
+            std::fs::create_dir(root.path().join(directory)).unwrap();
+        }
+        std::fs::write(root.path().join(IMAGES).join("images.json"), images).unwrap();
+        std::fs::write(root.path().join(LAYERS).join("layers.json"), layers.to_string()).unwrap();
+        if id.len() == 64 {
+            let directory = root.path().join(IMAGES).join(id);
+            std::fs::create_dir(&directory).unwrap();
+            std::fs::write(directory.join(file_name(&format!("sha256:{id}"))), config).unwrap();
+        }
+        match find(root.path()) {
+            Err(error) => error.to_string(),
+            Ok(mut found) => match found.remove(0).1 {
+                Ok(candidate) => format!("{} layers", candidate.layers.len()),
+                Err(error) => error.to_string(),
+            },
+        }
+    }
+
+    #[test]
+    fn files_have_the_names_that_containers_storage_gives_them() {
+        assert_eq!(file_name("manifest"), "manifest");
+        assert_eq!(file_name("sha256:0"), "=c2hhMjU2OjA=");
+        assert_eq!(file_name("../x"), "=Li4veA==");
+    }
+
+    #[test]
+    fn stores_that_lie_are_refused() {
+        let (one, two, ids) = ("1".repeat(64), "2".repeat(64), json!([]));
+        let diff = Digest::of(b"a");
+        let layer = |id: &str, parent: &str| json!({ "id": id, "parent": parent, "diff-digest": diff });
+        let own = |top: &str, layers: &Value, ids: &Value| reasons(None, top, layers, ids);
+        assert_eq!(own("", &json!([]), &ids), "0 layers");
+        assert_eq!(own(&one, &json!([layer(&one, "")]), &json!([diff])), "1 layers");
+        assert!(reasons(Some("../../etc"), "", &json!([]), &ids).contains("is not an ID"));
+        assert!(reasons(Some(&one), "", &json!([]), &ids).contains("not that of its ID"));
+        assert!(own(&one, &json!([]), &ids).contains("is not listed"));
+        let circle = json!([layer(&one, &two), layer(&two, &one)]);
+        assert!(own(&one, &circle, &ids).contains("too many layers"));
+        assert!(own(&one, &json!([layer(&one, "")]), &json!([Digest::of(b"b")])).contains("another one"));
+        assert!(own(&one, &json!([layer(&one, "")]), &ids).contains("1 layers but the configuration 0"));
+        assert!(own("../x", &json!([layer("../x", "")]), &json!([diff])).contains("is not an ID"));
+        assert!(own(&one, &json!({}), &ids).contains("cannot be read"));
+    }
+}

@@ -34,7 +34,7 @@ enum Command {
     Serve(Sources),
     /// Print the effective configuration, commented.
     Config(Sources),
-    /// The images of this node: list, import, export, adopt.
+    /// The images of this node: list, import, export, adopt, check.
     Images(cli::ImagesArgs),
 }
 
@@ -61,7 +61,8 @@ impl Sources {
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("podd: {error:#}");
             ExitCode::FAILURE
@@ -69,36 +70,51 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
+/// `false` is exit status 1 without an error.
+fn run(cli: Cli) -> anyhow::Result<bool> {
     match cli.command {
         Command::Config(sources) => {
             print!("{}", config::render(&sources.load()?));
-            Ok(())
+            Ok(true)
         }
-        Command::Serve(sources) => serve(sources.load()?),
+        Command::Serve(sources) => serve(sources.load()?).map(|()| true),
         Command::Images(args) => {
-            log(LevelFilter::WARN);
+            log_to_stderr(LogLevel::Warn);
             cli::images(args)
         }
     }
 }
 
-fn serve(config: Config) -> anyhow::Result<()> {
-    let level = match config.log_level {
+/// Starts the log on standard error.
+fn log_to_stderr(level: LogLevel) {
+    let level = match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    log(level);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    // Libraries have their say from warnings on: what HTTP/2 does frame by frame is nobody's business here.
+    let levels = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("podd", level);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
+    tracing_subscriber::registry().with(lines.with_filter(levels)).init();
+}
+
+fn async_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .thread_name("podd")
         .enable_all()
         .build()
-        .context("starting the async runtime")?;
-    runtime.block_on(async {
+        .context("starting the async runtime")
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
+    log_to_stderr(config.log_level);
+    async_runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("watching for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("watching for SIGINT")?;
         let shutdown = async move {
@@ -114,15 +130,4 @@ fn serve(config: Config) -> anyhow::Result<()> {
         daemon.stop().await;
         Ok(())
     })
-}
-
-/// Starts the log on standard error.
-fn log(level: LevelFilter) {
-    // Libraries have their say from warnings on: what HTTP/2 does frame by frame is nobody's business here.
-    let levels = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("podd", level);
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
-    tracing_subscriber::registry().with(lines.with_filter(levels)).init();
 }

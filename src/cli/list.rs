@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use podd::config::Config;
-use podd::image::Image;
+use podd::image::{self, Image};
 use serde_json::json;
 
 use super::pulls::{self, Pull};
@@ -65,7 +65,7 @@ pub(super) fn list(config: &Config, args: &ListArgs) -> anyhow::Result<()> {
 
 /// The images; none where there is no store yet, which is not made for a look at it.
 fn stored(config: &Config) -> anyhow::Result<Vec<Arc<Image>>> {
-    match config.root.join("images").exists() {
+    match image::places(&config.images, &config.root).images.join("images").exists() {
         true => Ok(super::open_store(config)?.images()),
         false => Ok(Vec::new()),
     }

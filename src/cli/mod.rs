@@ -4,6 +4,7 @@
 //! alone knows, the pulls under way, it is asked for on its socket.
 
 mod adopt;
+mod check;
 mod export;
 mod import;
 mod list;
@@ -15,6 +16,7 @@ use std::num::NonZeroUsize;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use podd::config::Config;
+use podd::image;
 use podd::image::store::Store;
 
 use crate::Sources;
@@ -40,23 +42,29 @@ enum Action {
     Export(export::ExportArgs),
     /// Take over the images of containerd or CRI-O on this node, without a network.
     Adopt(adopt::AdoptArgs),
+    /// Compare images with what was unpacked; exit status 1 if something is wrong.
+    Check(check::Arguments),
 }
 
-/// Does what `podd images` was asked to do.
-pub(crate) fn images(args: ImagesArgs) -> anyhow::Result<()> {
+/// Does what `podd images` was asked to do; `false` is exit status 1.
+pub(crate) fn images(args: ImagesArgs) -> anyhow::Result<bool> {
     let config = args.sources.load()?;
-    match args.action {
+    let done = match args.action {
         None => list::list(&config, &args.list),
         Some(Action::List(list)) => list::list(&config, &list),
         Some(Action::Import(import)) => import::import(&config, import),
         Some(Action::Export(export)) => export::export(&config, &export),
         Some(Action::Adopt(adopt)) => adopt::adopt(&config, adopt),
-    }
+        Some(Action::Check(check)) => return crate::async_runtime()?.block_on(check::run(check, &config)),
+    };
+    done.map(|()| true)
 }
 
 /// The image store of the configuration.
 fn open_store(config: &Config) -> anyhow::Result<Store> {
-    Store::join(&config.root).with_context(|| format!("opening the images in {}", config.root.display()))
+    let places = image::places(&config.images, &config.root);
+    let opening = format!("opening the images in {}", places.images.display());
+    Store::join(places).context(opening)
 }
 
 /// Each layer has three threads of its own; more than these together gain nothing.

@@ -95,6 +95,8 @@ impl Config {
                 certs_dir: "/etc/containers/certs.d".into(),
                 auth_file: PathBuf::new(),
                 max_parallel_layers: 4,
+                root: PathBuf::new(),
+                pinned: Vec::new(),
                 keep_unfinished_seconds: 3600,
                 insecure_registries: Vec::new(),
                 preload_dir: "/var/lib/podd-preload".into(),
@@ -146,6 +148,8 @@ fn apply(config: &mut Config, mut reader: Reader<'_>) {
         reader.optional_path("certs_dir", &mut config.images.certs_dir);
         reader.optional_path("auth_file", &mut config.images.auth_file);
         reader.number("max_parallel_layers", 1..=64, &mut config.images.max_parallel_layers);
+        reader.optional_path("root", &mut config.images.root);
+        reader.strings("pinned", &mut config.images.pinned);
         reader.number("keep_unfinished_seconds", 0..=604_800, &mut config.images.keep_unfinished_seconds);
         reader.strings("insecure_registries", &mut config.images.insecure_registries);
         reader.optional_path("preload_dir", &mut config.images.preload_dir);
@@ -181,6 +185,11 @@ fn check(config: &Config, problems: &mut Vec<Problem>) {
         && crate::cgroup::CgroupPath::new(&config.monitor.cgroup).map_or(true, |path| path.is_root())
     {
         problem("monitor.cgroup", "not a path of a cgroup below the root, without \"..\"".to_owned());
+    }
+    for pattern in &config.images.pinned {
+        if let Err(text) = crate::image::pinned::Pattern::parse(pattern) {
+            problem("images.pinned", text);
+        }
     }
     if config.network.plugin_dirs.is_empty() {
         problem("network.plugin_dirs", "an empty list: no plugin could be found".to_owned());

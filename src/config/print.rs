@@ -62,6 +62,9 @@ impl Page {
         self.key("certs_dir", path(&images.certs_dir), "containers-certs.d(5)");
         self.key("auth_file", path(&images.auth_file), "containers-auth.json(5); empty: none");
         self.key("max_parallel_layers", images.max_parallel_layers.to_string(), "of the whole node");
+        self.key("root", path(&images.root), "images and layers; empty: in the root above");
+        let pinned = list(images.pinned.iter().map(|pattern| text(pattern)));
+        self.key("pinned", pinned, "never garbage: a name, prefix* or *keyword*");
         let keep = images.keep_unfinished_seconds.to_string();
         self.key("keep_unfinished_seconds", keep, "how long layers of failed pulls are kept");
         let insecure = list(images.insecure_registries.iter().map(|host| text(host)));

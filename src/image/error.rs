@@ -25,6 +25,12 @@ pub enum ImageError {
     },
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("there is no image {0:?}")]
+    NoImage(String),
+    #[error(
+        "no registry is known for layer {index} of image {image}: it has neither tag nor repository digest"
+    )]
+    NoSource { image: Digest, index: usize },
     #[error("cannot get ready to speak to registries")]
     Setup(#[from] SetupError),
 }
@@ -53,6 +59,7 @@ impl ImageError {
     pub fn kind(&self) -> ImageErrorKind {
         match self {
             Self::Reference(_) | Self::Credentials(_) => ImageErrorKind::Invalid,
+            Self::NoImage(_) => ImageErrorKind::NotFound,
             Self::Registry(error) => match error.kind() {
                 ErrorKind::NotFound => ImageErrorKind::NotFound,
                 ErrorKind::Unauthorized | ErrorKind::Denied => ImageErrorKind::Denied,
@@ -67,7 +74,7 @@ impl ImageError {
             Self::Layer { source: ExtractError::Staging { .. }, .. } => ImageErrorKind::Internal,
             Self::Layer { .. } => ImageErrorKind::Corrupt,
             Self::Store(StoreError::Ambiguous { .. }) => ImageErrorKind::Invalid,
-            Self::Store(_) | Self::Setup(_) => ImageErrorKind::Internal,
+            Self::Store(_) | Self::Setup(_) | Self::NoSource { .. } => ImageErrorKind::Internal,
         }
     }
 }

@@ -9,11 +9,12 @@ use std::time::Duration;
 use super::archive::preload::Preload;
 use super::digest::Digest;
 use super::error::ImageError;
+use super::pinned::Pattern;
 use super::pull::Puller;
 use super::reference::Reference;
 use super::registry::{ClientConfig, Credentials, RegistryClient};
 use super::rootfs::RootFs;
-use super::store::{Image, Lease, Store, StoreError, Usage};
+use super::store::{Image, Lease, Places, Store, StoreError, Usage};
 use crate::api::AuthConfig;
 use crate::config::ImagesConfig;
 use crate::id::ContainerId;
@@ -22,7 +23,8 @@ use crate::sys;
 /// The images of the node; clones are handles of the same ones.
 #[derive(Clone)]
 pub struct Images {
-    root: PathBuf,
+    places: Places,
+    pinned: Arc<[Pattern]>,
     store: Store,
     puller: Arc<Puller>,
 }
@@ -30,16 +32,13 @@ pub struct Images {
 impl Images {
     /// Opens the store below `root`, collects its garbage, and gets ready to pull. Blocks.
     pub fn open(config: &ImagesConfig, root: &Path) -> Result<Self, ImageError> {
-        Self::with_store(
-            Store::open(root, Duration::from_secs(config.keep_unfinished_seconds))?,
-            config,
-            root,
-        )
+        let keep = Duration::from_secs(config.keep_unfinished_seconds);
+        Self::with_store(Store::open(places(config, root), keep)?, config, root)
     }
 
     /// The same images for a tool, whether or not a daemon has them open: [`Store::join`]. Blocks.
     pub fn join(config: &ImagesConfig, root: &Path) -> Result<Self, ImageError> {
-        Self::with_store(Store::join(root)?, config, root)
+        Self::with_store(Store::join(places(config, root))?, config, root)
     }
 
     fn with_store(store: Store, config: &ImagesConfig, root: &Path) -> Result<Self, ImageError> {
@@ -48,12 +47,27 @@ impl Images {
         let client =
             RegistryClient::new(ClientConfig { insecure_registries, auth_file, ..Default::default() })?;
         let puller = Arc::new(Puller::new(store.clone(), client, config.max_parallel_layers));
-        Ok(Self { root: root.to_owned(), store, puller })
+        let pinned = config.pinned.iter().filter_map(|pattern| Pattern::parse(pattern).ok()).collect();
+        Ok(Self { places: places(config, root), pinned, store, puller })
     }
 
-    /// Where the images lie.
-    pub fn root(&self) -> &Path {
-        &self.root
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(super) fn puller(&self) -> &Arc<Puller> {
+        &self.puller
+    }
+
+    /// Where the images lie, and where the writable layers.
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// Whether the kubelet's garbage collection must leave that image. A removal that is asked for goes through.
+    pub fn is_pinned(&self, image: &Image) -> bool {
+        let mut names = image.tags.iter().chain(&image.repo_digests);
+        image.pinned || names.any(|name| self.pinned.iter().any(|pattern| pattern.matches(name)))
     }
 
     /// All images.
@@ -105,6 +119,12 @@ impl Images {
         self.store.prepare_rootfs(image, container)
     }
 
+    /// What to mount for an image volume of a container whose root filesystem has been prepared: the lower directories of a
+    /// read-only overlay, topmost first. The container keeps the image's layers for as long as it is there.
+    pub fn mount_source(&self, image: &Image, container: &ContainerId) -> Result<Vec<PathBuf>, StoreError> {
+        self.store.mount_source(image, container)
+    }
+
     /// Discards a container's writable layer; one that is not there is a success.
     pub fn remove_rootfs(&self, container: &ContainerId) -> Result<(), StoreError> {
         self.store.remove_rootfs(container)
@@ -142,6 +162,12 @@ impl Images {
         // `abc123` may be a short name or the beginning of an ID.
         if is_hex(written) { Ok(self.store.find(written)?) } else { Ok(None) }
     }
+}
+
+/// The places of the images and of the writable layers, below the daemon's `root` unless told otherwise.
+pub fn places(config: &ImagesConfig, root: &Path) -> Places {
+    let images = if config.root.as_os_str().is_empty() { root } else { &config.root };
+    Places { images: images.to_owned(), containers: root.to_owned() }
 }
 
 /// What a client can mean by a name.

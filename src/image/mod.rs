@@ -6,10 +6,12 @@
 pub mod adopt;
 pub mod archive;
 mod assemble;
+pub mod check;
 pub mod digest;
 mod error;
 pub mod extract;
 mod images;
+pub mod pinned;
 mod pull;
 pub mod reference;
 pub mod registry;
@@ -17,5 +19,5 @@ pub mod rootfs;
 pub mod store;
 
 pub use error::{ImageError, ImageErrorKind};
-pub use images::Images;
+pub use images::{Images, places};
 pub use store::{Image, Lease};

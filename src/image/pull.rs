@@ -24,7 +24,9 @@ use super::digest::Digest;
 use super::error::{ImageError, ImageErrorKind};
 use super::extract::{ChannelReader, ExtractError, Extracted, LayerExpectation, Limits, extract_layer};
 use super::reference::Reference;
-use super::registry::{BlobStream, Credentials, LayerDescriptor, Platform, RegistryClient, Resolved};
+use super::registry::{
+    BlobStream, Credentials, LayerDescriptor, Platform, RegistryClient, Resolved, layers_of_manifest,
+};
 use super::store::{Image, NewImage, Staging, Store, chain_ids};
 use crate::sys;
 
@@ -183,6 +185,41 @@ impl Puller {
             layer: job.layer.digest.clone(),
             source,
         })
+    }
+
+    /// Fetches and unpacks one layer of an image that is here, from whichever of its names has it.
+    pub(super) async fn layer_again(
+        &self,
+        image: &Image,
+        index: usize,
+    ) -> Result<(Arc<Staging>, Extracted), ImageError> {
+        let layers = layers_of_manifest(&image.raw_manifest).unwrap_or_default();
+        let diff_id = image.diff_ids().get(index).cloned();
+        let mut failure = ImageError::NoSource { image: image.id.clone(), index };
+        let (Some(layer), Some(diff_id)) = (layers.get(index), diff_id) else { return Err(failure) };
+        let store = self.store.clone();
+        let staging = Arc::new(sys::blocking(move || store.stage()).await?);
+        for name in image.repo_digests.iter().chain(&image.tags) {
+            let Ok(reference) = name.parse() else { continue };
+            let job = Job {
+                index,
+                reference,
+                credentials: Credentials::Anonymous,
+                layer: layer.clone(),
+                diff_id: diff_id.clone(),
+                staging: Arc::clone(&staging),
+                stop: CancellationToken::new(),
+            };
+            match self.layer(job).await {
+                Ok(extracted) => return Ok((staging, extracted)),
+                Err(error) => failure = error,
+            }
+            // What it has unpacked so far is in the way of the next.
+            let store = self.store.clone();
+            let path = staging.layer(index);
+            sys::blocking(move || store.discard(&path)).await?;
+        }
+        Err(failure)
     }
 
     /// The lock of the pulls of one reference, or of one image by several.

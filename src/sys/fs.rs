@@ -192,6 +192,11 @@ pub fn rename_new(from: &Path, to: &Path) -> Result<(), Errno> {
     rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, RenameFlags::NOREPLACE)
 }
 
+/// Lets two paths of one file system change places in one step.
+pub fn exchange(one: &Path, other: &Path) -> Result<(), Errno> {
+    rustix::fs::renameat_with(rustix::fs::CWD, one, rustix::fs::CWD, other, RenameFlags::EXCHANGE)
+}
+
 /// Moves `name` from one directory into another under a new name, never over something that exists.
 pub fn move_entry(
     from: BorrowedFd<'_>,

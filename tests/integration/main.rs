@@ -22,6 +22,7 @@ mod images_archive;
 mod images_auth;
 mod images_export;
 mod images_preload;
+mod images_store;
 mod pods;
 mod pods_network;
 mod pods_pids;

@@ -29,7 +29,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let scratch = tempfile::tempdir().unwrap();
-        let store = Store::join(&scratch.path().join("root")).unwrap();
+        let store = Store::join(scratch.path().join("root").as_path()).unwrap();
         Self { scratch, store }
     }
 

@@ -15,7 +15,9 @@
 mod decode;
 mod entry;
 mod error;
+mod fingerprint;
 mod input;
+mod inventory;
 mod stream;
 mod tree;
 mod write;
@@ -34,7 +36,10 @@ pub use self::decode::Compression;
 use self::decode::Decoder;
 use self::entry::Entry;
 pub use self::error::ExtractError;
+pub use self::fingerprint::fingerprint;
 pub use self::input::ChannelReader;
+use self::inventory::Inventory;
+pub use self::inventory::{INVENTORY, Listed, Metadata, is_counted, read_inventory};
 use self::stream::Stream;
 use self::tree::Tree;
 use self::write::Writer;
@@ -143,7 +148,8 @@ fn prepare<'a>(staging: &'a Path, limits: &'a Limits) -> Result<Writer<'a>, Extr
     std::fs::create_dir_all(&files).map_err(fail)?;
     let root = fs::open_directory(&files).map_err(fail)?;
     fs::set_owner_and_mode(std::os::fd::AsFd::as_fd(&root), 0, 0, 0o755).map_err(|e| fail(e.into()))?;
-    Ok(Writer::new(Tree::new(root, staging, limits), staging, limits))
+    let inventory = Inventory::create(staging).map_err(fail)?;
+    Ok(Writer::new(Tree::new(root, inventory, staging, limits), staging, limits))
 }
 
 /// Decodes until the end of the blob, or until no one takes the chunks any more.

@@ -35,7 +35,7 @@ use bytes::Bytes;
 pub use self::blob::BlobStream;
 pub use self::credentials::{Credentials, CredentialsError};
 pub use self::error::{ErrorKind, RegistryError, Stage};
-pub use self::manifest::{LayerDescriptor, MOST_LAYERS};
+pub use self::manifest::{LayerDescriptor, MOST_LAYERS, layers_of_manifest};
 pub use self::platform::Platform;
 pub use self::resolve::Resolved;
 pub use self::transport::{SetupError, Timeouts};

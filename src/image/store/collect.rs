@@ -40,6 +40,7 @@ impl Inner {
             state.forget(chain);
         }
         drop(state);
+        self.collect_retired()?;
         for (directory, _) in &guests.gone {
             for name in fs::names(directory).unwrap_or_default() {
                 self.keep_finished(&directory.join(name));

@@ -125,7 +125,7 @@ impl Store {
     }
 
     /// Steps 1 and 2.
-    fn finish_layers(
+    pub(super) fn finish_layers(
         &self,
         staging: &Staging,
         chain: &[ChainId],
@@ -219,7 +219,7 @@ impl Store {
     }
 }
 
-fn flush(directory: &Path) -> Result<(), StoreError> {
+pub(super) fn flush(directory: &Path) -> Result<(), StoreError> {
     fs::sync_directory(directory).map_err(|e| StoreError::io("flush", directory, e))
 }
 

@@ -85,6 +85,12 @@ impl Image {
         })
     }
 
+    /// The digests of its layers' tars, lowest first.
+    pub fn diff_ids(&self) -> Vec<Digest> {
+        // They were parsed when the image was made or read.
+        self.config.rootfs().diff_ids().iter().filter_map(|id| id.parse().ok()).collect()
+    }
+
     pub(super) fn without_name(&self, name: &str) -> Self {
         let mut image = self.clone();
         image.tags.remove(name);
@@ -114,7 +120,7 @@ impl Image {
             return Err("its configuration is not that of its ID".to_owned());
         }
         let config = parse_config(&raw_config).map_err(|e| format!("its configuration: {e}"))?;
-        Ok(Self {
+        let image = Self {
             id: record.id,
             tags: record.tags,
             repo_digests: record.repo_digests,
@@ -125,7 +131,11 @@ impl Image {
             raw_manifest,
             pinned: record.pinned,
             named_at: record.named_at,
-        })
+        };
+        match image.chain == chain_ids(&image.diff_ids()) {
+            true => Ok(image),
+            false => Err("its layers are not those of its configuration".to_owned()),
+        }
     }
 }
 

@@ -1,39 +1,50 @@
 //! Reading what is on disk: all of it at start, and later what other processes have changed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::guest::GUESTS;
 use super::image::{self, Image};
-use super::layer::{self, ChainId};
+use super::layer::{self, ChainId, explain};
+use super::repair::RETIRED;
 use super::shared::Stamp;
 use super::state::{self, State};
 use super::unfinished::KEPT;
-use super::{Inner, LOCK, Role, StoreError};
+use super::{Inner, LOCK, Places, Role, StoreError};
 use crate::id::ContainerId;
 use crate::record;
 use crate::sys::fs;
 
 /// Makes the directories.
-pub(super) fn prepare(root: &Path) -> Result<(), StoreError> {
+pub(super) fn prepare(places: &Places) -> Result<(), StoreError> {
     let make = |path: &Path, mode| {
         let made = DirBuilder::new().recursive(true).mode(mode).create(path);
         made.map_err(|e| StoreError::io("create", path, e))
     };
-    make(root, 0o711)?;
     // Images bring set-user-ID programs, which are none of the host users' business.
-    for name in ["layers", "images", "staging", "containers", "trash", GUESTS, KEPT] {
-        make(&root.join(name), 0o700)?;
-    }
-    make(&root.join("empty"), 0o755)?;
-    fs::sync_directory(root).map_err(|e| StoreError::io("flush", root, e))
+    let all = |root: &Path, names: &[&str]| {
+        make(root, 0o711)?;
+        names.iter().try_for_each(|name| make(&root.join(name), 0o700))
+    };
+    all(&places.images, &["layers", "images", "staging", "trash", GUESTS, KEPT, RETIRED])?;
+    make(&places.images.join("empty"), 0o755)?;
+    all(&places.containers, &["containers", "trash"])?;
+    [&places.images, &places.containers]
+        .iter()
+        .try_for_each(|root| fs::sync_directory(root).map_err(|e| StoreError::io("flush", root, e)))
 }
 
-/// Keeps every other daemon out.
-pub(super) fn lock(root: &Path) -> Result<File, StoreError> {
+/// Keeps every other daemon out of both places.
+pub(super) fn lock(places: &Places) -> Result<Vec<File>, StoreError> {
+    let mut roots = vec![&places.images, &places.containers];
+    roots.dedup();
+    roots.into_iter().map(|root| lock_root(root)).collect()
+}
+
+fn lock_root(root: &Path) -> Result<File, StoreError> {
     let path = root.join(LOCK);
     let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let lock = opened.map_err(|e| StoreError::io("open", &path, e))?;
@@ -62,7 +73,7 @@ impl Inner {
                 self.trash.put(&layers.join(name))?;
             }
         }
-        load_holds(&self.root, &mut self.state())?;
+        load_holds(self, &mut self.state())?;
         self.take_in(&mut section.seen.records)?;
         section.looked()?;
         self.collect_within(&mut section)
@@ -87,7 +98,10 @@ impl Inner {
         for id in gone {
             state.remove_image(&id);
         }
-        self.take_in_images(&changed, &mut state)?;
+        for name in self.take_in_images(&changed, &mut state)? {
+            // A layer that it lacks may come back.
+            found.remove(&name);
+        }
         if matches!(self.role, Role::Guest(_)) {
             // The owner may take away at any time what no one is known to use.
             for chain in state.unused() {
@@ -98,8 +112,10 @@ impl Inner {
         Ok(())
     }
 
-    fn take_in_images(&self, names: &[String], state: &mut State) -> Result<(), StoreError> {
+    /// Returns the names of records that cannot be used.
+    fn take_in_images(&self, names: &[String], state: &mut State) -> Result<Vec<String>, StoreError> {
         let directory = self.root.join("images");
+        let mut unusable = Vec::new();
         for name in names {
             let path = directory.join(name);
             match load_image(&self.root, &path, state) {
@@ -107,6 +123,7 @@ impl Inner {
                 Ok(None) => {}
                 Err(reason) => {
                     tracing::error!(path = %path.display(), reason, "image record is damaged: pull the image again");
+                    unusable.push(name.clone());
                 }
             }
         }
@@ -114,11 +131,11 @@ impl Inner {
         if !names.is_empty() {
             state.settle_tags();
         }
-        Ok(())
+        Ok(unusable)
     }
 }
 
-/// Gives records that cannot be used a name under which they are not looked at again.
+/// Sets aside the records that cannot be used.
 fn set_damaged_aside(root: &Path) -> Result<(), StoreError> {
     let directory = root.join("images");
     record::sweep(&directory).map_err(|e| StoreError::io("clear", &directory, e))?;
@@ -127,11 +144,17 @@ fn set_damaged_aside(root: &Path) -> Result<(), StoreError> {
         let path = directory.join(&name);
         if let Err(reason) = load_image(root, &path, &mut state) {
             tracing::error!(path = %path.display(), reason, "image record is damaged: set aside, pull the image again");
-            let aside = directory.join(format!("{name}.damaged"));
-            std::fs::rename(&path, &aside).map_err(|e| StoreError::io("set aside", &path, e))?;
+            set_aside(&path)?;
         }
     }
     Ok(())
+}
+
+/// Gives a record that cannot be used a name under which it is not looked at again.
+pub(super) fn set_aside(path: &Path) -> Result<PathBuf, StoreError> {
+    let aside = path.with_extension("json.damaged");
+    std::fs::rename(path, &aside).map_err(|e| StoreError::io("set aside", path, e))?;
+    Ok(aside)
 }
 
 fn chain_of(hex: &str) -> Option<ChainId> {
@@ -140,15 +163,21 @@ fn chain_of(hex: &str) -> Option<ChainId> {
 
 /// The image of a record, and its layers, without users yet; `None` when there is no record.
 fn load_image(root: &Path, path: &Path, state: &mut State) -> Result<Option<Image>, String> {
-    let Some(record) = record::read(path).map_err(|e| explain(&e))? else { return Ok(None) };
-    let image = Image::from_record(record)?;
-    if image::path(root, &image.id) != path {
-        return Err(format!("it is that of image {}", image.id));
-    }
-    for chain in &image.chain {
+    let image = read_image(root, path)?;
+    for chain in image.iter().flat_map(|image| &image.chain) {
         load_layer(root, chain, state)?;
     }
-    Ok(Some(image))
+    Ok(image)
+}
+
+/// The image of a record alone.
+pub(super) fn read_image(root: &Path, path: &Path) -> Result<Option<Image>, String> {
+    let Some(record) = record::read(path).map_err(|e| explain(&e))? else { return Ok(None) };
+    let image = Image::from_record(record)?;
+    match image::path(root, &image.id) == path {
+        true => Ok(Some(image)),
+        false => Err(format!("it is that of image {}", image.id)),
+    }
 }
 
 /// Takes in a layer, without users yet.
@@ -160,34 +189,34 @@ fn load_layer(root: &Path, chain: &ChainId, state: &mut State) -> Result<(), Str
     Ok(())
 }
 
-/// Containers keep their layers even where the image is gone. A hold that cannot be read is that of a container which
-/// ended with a power cut.
-fn load_holds(root: &Path, state: &mut State) -> Result<(), StoreError> {
-    for name in names(&root.join("containers"))? {
-        let Ok(id) = name.parse::<ContainerId>() else { continue };
-        let path = root.join("containers").join(&name).join(state::HOLDS);
-        let held: Vec<ChainId> = match record::read(&path) {
-            Ok(held) => held.unwrap_or_default(),
-            Err(error) => {
-                tracing::warn!(error = explain(&error), container = name, "container's hold is unreadable");
-                continue;
-            }
-        };
+/// Containers keep their layers even where the image is gone.
+fn load_holds(inner: &Inner, state: &mut State) -> Result<(), StoreError> {
+    for (id, held) in holds(&inner.home)? {
         let held: Vec<ChainId> =
-            held.into_iter().filter(|chain| load_layer(root, chain, state).is_ok()).collect();
+            held.into_iter().filter(|chain| load_layer(&inner.root, chain, state).is_ok()).collect();
         state.retain(&held)?;
         state.holds.insert(id, held);
     }
     Ok(())
 }
 
-fn names(directory: &Path) -> Result<Vec<String>, StoreError> {
-    fs::names(directory).map_err(|e| StoreError::io("list", directory, e))
+/// What the containers' notes say of the layers that they stand on. One that cannot be read is that of a container which
+/// ended with a power cut.
+pub(super) fn holds(home: &Path) -> Result<BTreeMap<ContainerId, Vec<ChainId>>, StoreError> {
+    let mut holds = BTreeMap::new();
+    let containers = home.join("containers");
+    for name in names(&containers)? {
+        let Ok(id) = name.parse::<ContainerId>() else { continue };
+        match record::read::<Vec<ChainId>>(&containers.join(&name).join(state::HOLDS)) {
+            Ok(held) => drop(holds.insert(id, held.unwrap_or_default())),
+            Err(error) => {
+                tracing::warn!(error = explain(&error), container = name, "container's hold is unreadable");
+            }
+        }
+    }
+    Ok(holds)
 }
 
-fn explain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
+fn names(directory: &Path) -> Result<Vec<String>, StoreError> {
+    fs::names(directory).map_err(|e| StoreError::io("list", directory, e))
 }

@@ -5,11 +5,13 @@
 //! <root>/changes                    flock: one change at a time, of all processes; a counter of changes
 //! <root>/layers/<chain>/diff/       a layer's files, in the form that overlayfs takes as lower directory
 //! <root>/layers/<chain>/layer.json  its size, and whether it hides all layers below
+//! <root>/layers/<chain>/files       what its files were when they were unpacked
 //! <root>/images/<config>.json       an image: names, chain, raw manifest and configuration
 //! <root>/staging/<random>/<n>/      the layers of a pull under way
 //! <root>/kept/<diffID>/              unpacked layers of pulls that failed, for the next pull
 //! <root>/guests/<random>/           what another process of podd is at: its lock, leases, staging, trash
 //! <root>/containers/<id>/           upper, work, and which layers the container stands on (`holds.json`)
+//! <root>/retired/<boot>_<chain>_*/  broken layers that were replaced under running containers
 //! <root>/empty/                     the lower directory of an image without layers
 //! <root>/trash/                     what is being deleted
 //! ```
@@ -29,6 +31,7 @@
 //! In memory, layers are counted by their users: images, leases, containers and pulls. One without any stays until the
 //! thread that collects finds it still unused.
 
+mod check;
 mod collect;
 mod commit;
 mod guest;
@@ -36,6 +39,7 @@ mod image;
 mod layer;
 mod lease;
 mod load;
+mod repair;
 mod settle;
 mod shared;
 mod stack;
@@ -49,11 +53,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+pub use self::check::{Finding, Problem};
 pub use self::commit::{NewImage, Staging};
 use self::guest::Guest;
 pub use self::image::Image;
 pub use self::layer::{ChainId, LayerInfo, Usage, chain_ids};
 pub use self::lease::Lease;
+pub use self::repair::{DamagedRecord, OldLayer};
 use self::shared::{Section, Shared};
 pub(super) use self::stack::Stack;
 use self::state::State;
@@ -116,6 +122,21 @@ impl From<RecordError> for StoreError {
     }
 }
 
+/// Where a store is. Images and writable layers may be on file systems of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// Images, layers, and what is on its way there.
+    pub images: PathBuf,
+    /// The containers' writable layers.
+    pub containers: PathBuf,
+}
+
+impl From<&Path> for Places {
+    fn from(root: &Path) -> Self {
+        Self { images: root.to_owned(), containers: root.to_owned() }
+    }
+}
+
 /// The image store; clones are handles of one store.
 #[derive(Clone)]
 pub struct Store {
@@ -123,7 +144,10 @@ pub struct Store {
 }
 
 pub(super) struct Inner {
+    /// Where images and layers lie.
     pub(super) root: PathBuf,
+    /// Where the writable layers lie.
+    home: PathBuf,
     role: Role,
     boot_id: BootId,
     trash: Trash,
@@ -135,43 +159,48 @@ pub(super) struct Inner {
 
 /// What this process is to the store.
 enum Role {
-    /// The daemon, of which there is one; `lock` is held for the life of the store. It alone takes layers away.
-    Owner(#[allow(dead_code)] File),
+    /// The daemon, of which there is one; its locks are held for the life of the store. It alone takes layers away.
+    Owner(#[allow(dead_code)] Vec<File>),
     /// A tool, beside the daemon or without one.
     Guest(Guest),
 }
 
 impl Store {
-    /// Opens the store in `root` as its owner; makes it if need be, and collects what a crash left behind. Layers of pulls
+    /// Opens the store as its owner; makes it if need be, and collects what a crash left behind. Layers of pulls
     /// that fail are of use to the next one for `keep_unfinished`.
-    pub fn open(root: &Path, keep_unfinished: Duration) -> Result<Self, StoreError> {
-        load::prepare(root)?;
-        let role = Role::Owner(load::lock(root)?);
-        let inner = Arc::new(Inner::new(root, role, Shared::open(root)?, root.join("trash"))?);
+    pub fn open(places: impl Into<Places>, keep_unfinished: Duration) -> Result<Self, StoreError> {
+        let places = places.into();
+        load::prepare(&places)?;
+        let role = Role::Owner(load::lock(&places)?);
+        let shared = Shared::open(&places.images)?;
+        let mut trash = vec![places.images.join("trash"), places.containers.join("trash")];
+        trash.dedup();
+        let inner = Arc::new(Inner::new(places, role, shared, trash.clone())?);
         inner.take_over()?;
-        let (owner, trash) = (Arc::downgrade(&inner), inner.trash.directory.clone());
+        let owner = Arc::downgrade(&inner);
         inner.trash.start(move || {
             let inner = owner.upgrade();
             if let Some(Err(error)) = inner.as_ref().map(|inner| inner.collect()) {
                 tracing::warn!(%error, "unused layers stay for now");
             }
             let next = inner.and_then(|inner| inner.expire_kept(keep_unfinished));
-            Inner::empty_trash(&trash);
+            trash.iter().for_each(|trash| Inner::empty_trash(trash));
             next
         })?;
         inner.trash.wake();
         Ok(Self { inner })
     }
 
-    /// Joins the store in `root` for the life of a tool, whether or not a daemon has it open; makes it if need be. Layers
-    /// that nothing uses any more are left to the daemon.
-    pub fn join(root: &Path) -> Result<Self, StoreError> {
-        load::prepare(root)?;
-        let shared = Shared::open(root)?;
-        let guest = Guest::enter(root, &shared.section()?)?;
+    /// Joins the store for the life of a tool, whether or not a daemon has it open; makes it if need be. Layers that nothing
+    /// uses any more are left to the daemon.
+    pub fn join(places: impl Into<Places>) -> Result<Self, StoreError> {
+        let places = places.into();
+        load::prepare(&places)?;
+        let shared = Shared::open(&places.images)?;
+        let guest = Guest::enter(&places.images, &shared.section()?)?;
         let trash = guest.directory.join("trash");
         std::fs::create_dir(&trash).map_err(|e| StoreError::io("create", &trash, e))?;
-        let inner = Arc::new(Inner::new(root, Role::Guest(guest), shared, trash.clone())?);
+        let inner = Arc::new(Inner::new(places, Role::Guest(guest), shared, vec![trash.clone()])?);
         inner.trash.start(move || {
             Inner::empty_trash(&trash);
             None
@@ -224,14 +253,9 @@ impl Store {
         Ok(record::write(&directory.join(state::HOLDS), &held, Durability::Process)?)
     }
 
-    /// The containers that stand on layers of this image.
-    pub fn users(&self, image: &Image) -> Vec<ContainerId> {
-        self.inner.state().users(image)
-    }
-
     /// The containers that have a directory here, whether or not anyone else knows them.
     pub fn containers(&self) -> Vec<ContainerId> {
-        let names = fs::names(&self.inner.root.join("containers")).unwrap_or_default();
+        let names = fs::names(&self.inner.home.join("containers")).unwrap_or_default();
         names.into_iter().filter_map(|name| name.parse().ok()).collect()
     }
 
@@ -256,10 +280,11 @@ impl Store {
 }
 
 impl Inner {
-    fn new(root: &Path, role: Role, shared: Shared, trash: PathBuf) -> Result<Self, StoreError> {
-        let boot_id = BootId::current().map_err(|e| StoreError::io("read the boot ID for", root, e))?;
+    fn new(places: Places, role: Role, shared: Shared, trash: Vec<PathBuf>) -> Result<Self, StoreError> {
+        let Places { images: root, containers: home } = places;
+        let boot_id = BootId::current().map_err(|e| StoreError::io("read the boot ID for", &root, e))?;
         let trash = Trash::new(trash);
-        Ok(Self { root: root.to_owned(), role, boot_id, trash, shared, state: Mutex::default() })
+        Ok(Self { root, home, role, boot_id, trash, shared, state: Mutex::default() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -290,7 +315,7 @@ impl Inner {
     }
 
     pub(super) fn container(&self, id: &ContainerId) -> PathBuf {
-        self.root.join("containers").join(id.as_str())
+        self.home.join("containers").join(id.as_str())
     }
 
     /// The files of a layer.
@@ -355,6 +380,11 @@ impl Drop for Inner {
 }
 
 impl Store {
+    /// Renames a path of the store into the trash; one that is not there is a success.
+    pub(super) fn discard(&self, path: &Path) -> Result<(), StoreError> {
+        self.inner.discard(path)
+    }
+
     pub(super) fn inner(&self) -> &Inner {
         &self.inner
     }

@@ -111,12 +111,6 @@ impl State {
         }
     }
 
-    pub(super) fn users(&self, image: &Image) -> Vec<ContainerId> {
-        let Some(top) = image.chain.last() else { return Vec::new() };
-        let holders = self.holds.iter().filter(|(_, chain)| chain.contains(top));
-        holders.map(|(container, _)| container.clone()).collect()
-    }
-
     /// The image that has exactly this tag or repository digest.
     pub(super) fn named(&self, name: &str) -> Option<Arc<Image>> {
         let mut images = self.images.values();

@@ -1,5 +1,6 @@
 //! The store on a real disk, with real overlays, and stopped at every point. These tests need root.
 
+mod check;
 mod crash;
 mod images;
 mod overlay;

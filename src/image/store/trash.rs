@@ -12,17 +12,18 @@ use rustix::io::Errno;
 use super::StoreError;
 use crate::sys::fs;
 
-/// The directory of what is being deleted, and the thread that does it; the thread ends with this value.
+/// The directories of what is being deleted, and the thread that does it; the thread ends with this value.
 pub(super) struct Trash {
-    pub(super) directory: PathBuf,
+    /// Each takes what lies beside it; one for each file system.
+    pub(super) directories: Vec<PathBuf>,
     // Held to send a word or to end the thread.
     thread: Mutex<Option<(SyncSender<()>, JoinHandle<()>)>>,
 }
 
 impl Trash {
     /// A trash that is not emptied before [`Trash::start`].
-    pub(super) fn new(directory: PathBuf) -> Self {
-        Self { directory, thread: Mutex::default() }
+    pub(super) fn new(directories: Vec<PathBuf>) -> Self {
+        Self { directories, thread: Mutex::default() }
     }
 
     /// Starts a thread that does `work` once for each [`Trash::wake`], or once for several, and after the time that `work`
@@ -41,7 +42,7 @@ impl Trash {
                     next = work();
                 }
             })
-            .map_err(|e| StoreError::io("start a thread for", &self.directory, e))?;
+            .map_err(|e| StoreError::io("start a thread for", self.beside(Path::new("/")), e))?;
         *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some((wake, thread));
         Ok(())
     }
@@ -64,8 +65,9 @@ impl Trash {
 
     /// Renames `path` into the trash; one that is not there is a success.
     pub(super) fn put(&self, path: &Path) -> Result<(), StoreError> {
+        let directory = self.beside(path);
         loop {
-            match fs::rename_new(path, &self.directory.join(unique_name())) {
+            match fs::rename_new(path, &directory.join(unique_name())) {
                 Err(Errno::EXIST) => {}
                 Ok(()) => break,
                 Err(Errno::NOENT) => return Ok(()),
@@ -74,6 +76,17 @@ impl Trash {
         }
         self.wake();
         Ok(())
+    }
+}
+
+impl Trash {
+    /// The directory that is nearest to `path`, on whose file system it is.
+    fn beside(&self, path: &Path) -> &Path {
+        let near = |directory: &&PathBuf| {
+            let parent = directory.parent().filter(|parent| path.starts_with(parent));
+            parent.map_or(0, |parent| parent.as_os_str().len())
+        };
+        self.directories.iter().max_by_key(near).map_or(Path::new(""), PathBuf::as_path)
     }
 }
 

@@ -126,7 +126,6 @@ fn a_container_keeps_its_layers_across_restarts() {
     let image = pull(&store, "x:1", &vec![layer("a"), layer("b")]);
     let container = ContainerId::generate();
     let rootfs = store.prepare_rootfs(&image, &container).unwrap();
-    assert_eq!(store.users(&image), std::slice::from_ref(&container));
     store.remove(&image.id).unwrap();
     drop(store);
     let store = reopen(root.path());
@@ -227,4 +226,60 @@ fn a_full_disk_is_named_and_leaves_nothing() {
     drop(staging);
     assert_trash_empties(scratch.path());
     assert_eq!(fs::names(&scratch.path().join("staging")).unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn an_image_volume_keeps_its_layers_like_the_root_filesystem() {
+    let root = tempfile::tempdir().unwrap();
+    let store = reopen(root.path());
+    let image = pull(&store, "x:1", &vec![layer("a")]);
+    let volume = pull(&store, "y:1", &vec![layer("a"), layer("b"), layer("c")]);
+    let container = ContainerId::generate();
+    store.prepare_rootfs(&image, &container).unwrap();
+    let lower = store.mount_source(&volume, &container).unwrap();
+    assert_eq!(lower.len(), 3);
+    assert!(lower[0].join("c").exists(), "the topmost layer comes first");
+    store.remove(&image.id).unwrap();
+    store.remove(&volume.id).unwrap();
+    drop(store);
+    let store = reopen(root.path());
+    assert_eq!(layers_left(&store), 3, "also across a restart");
+    assert!(lower.iter().all(|path| path.is_dir()));
+    store.remove_rootfs(&container).unwrap();
+    assert_eq!(layers_left(&store), 0);
+    assert!(store.mount_source(&volume, &container).is_err());
+    store.remove_rootfs(&container).unwrap();
+}
+
+#[test]
+fn images_and_writable_layers_may_be_on_two_file_systems() {
+    let (images, containers) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (_one, _two) = (SmallDisk::new(images.path()), SmallDisk::new(containers.path()));
+    let places = Places { images: images.path().to_owned(), containers: containers.path().to_owned() };
+    let store = Store::open(places.clone(), KEEP).unwrap();
+    let image = pull(&store, "x:1", &vec![layer("a")]);
+    let container = ContainerId::generate();
+    let rootfs = store.prepare_rootfs(&image, &container).unwrap();
+    assert!(rootfs.lower[0].starts_with(images.path()));
+    assert!(rootfs.upper.starts_with(containers.path()) && rootfs.work.starts_with(containers.path()));
+    assert_eq!(store.usage().inodes, 2);
+    for root in [images.path(), containers.path()] {
+        assert!(matches!(Store::open(root, KEEP), Err(StoreError::InUse(_))), "each is locked");
+    }
+    store.remove(&image.id).unwrap();
+    drop(store);
+    let end = Instant::now() + Duration::from_secs(10);
+    let store = loop {
+        match Store::open(places.clone(), KEEP) {
+            Err(StoreError::InUse(_)) if Instant::now() < end => std::thread::yield_now(),
+            opened => break opened.unwrap(),
+        }
+    };
+    assert_eq!(layers_left(&store), 1);
+    store.remove_rootfs(&container).unwrap();
+    assert_eq!(layers_left(&store), 0);
+    assert_trash_empties(images.path());
+    assert_trash_empties(containers.path());
+    // The disks are unmounted next, which the thread that empties must not hinder.
+    drop(store);
 }

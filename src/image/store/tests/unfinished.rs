@@ -39,10 +39,10 @@ fn what_an_aborted_pull_has_finished_is_taken_over_unsettled() {
     assert_eq!(next.take_over(&Digest::of(&top), 1), Some(extracted.clone()));
     assert_eq!(next.take_over(&Digest::of(&top), 2), None, "it has one taker");
     assert_eq!(kept(root.path()), 0);
-    let layers = vec![base.clone(), top];
+    let layers = vec![base, top];
     let new = NewImage {
         config: config(&layers),
-        layers: vec![Some(finish(&next, 0, &base)), Some(extracted)],
+        layers: vec![Some(finish(&next, 0, &layers[0])), Some(extracted)],
         ..NewImage::default()
     };
     let image = store.commit_image(&next, new).unwrap();
@@ -60,10 +60,10 @@ fn a_settled_layer_is_not_kept() {
     let store = reopen(root.path());
     let (base, top) = implying();
     let staging = store.stage().unwrap();
-    let layers = vec![base.clone(), top.clone()];
+    let layers = vec![base, top];
     let new = NewImage {
         config: config(&layers),
-        layers: vec![Some(finish(&staging, 0, &base)), Some(finish(&staging, 1, &top))],
+        layers: vec![Some(finish(&staging, 0, &layers[0])), Some(finish(&staging, 1, &layers[1]))],
         ..NewImage::default()
     };
     std::fs::create_dir(image::path(root.path(), &Digest::of(&new.config)).with_extension("json.tmp"))

@@ -106,6 +106,7 @@ impl Config {
                 pinned: Vec::new(),
                 keep_unfinished_seconds: 3600,
                 insecure_registries: Vec::new(),
+                preload_dir: "/var/lib/podd-preload".into(),
             },
             streaming: StreamingConfig { address: ([127, 0, 0, 1], 0).into() },
             metrics: MetricsConfig { address: None },
@@ -162,6 +163,7 @@ fn apply(config: &mut Config, mut reader: Reader<'_>) {
         reader.strings("pinned", &mut config.images.pinned);
         reader.number("keep_unfinished_seconds", 0..=604_800, &mut config.images.keep_unfinished_seconds);
         reader.strings("insecure_registries", &mut config.images.insecure_registries);
+        reader.optional_path("preload_dir", &mut config.images.preload_dir);
     });
     reader.section("streaming", |reader| {
         let mut address = Some(config.streaming.address);

@@ -136,6 +136,8 @@ pub struct ImagesConfig {
     pub keep_unfinished_seconds: u64,
     /// Registries (`host:port`) that may be spoken to by plain HTTP, besides those on loopback.
     pub insecure_registries: Vec<String>,
+    /// Archives that are imported without being asked for, where it exists; empty: none.
+    pub preload_dir: PathBuf,
 }
 
 /// The streaming server.

@@ -75,6 +75,11 @@ impl Page {
         self.key("keep_unfinished_seconds", keep, "how long layers of failed pulls are kept");
         let insecure = list(images.insecure_registries.iter().map(|host| text(host)));
         self.key("insecure_registries", insecure, "host:port of plain HTTP, besides loopback");
+        self.key(
+            "preload_dir",
+            path(&images.preload_dir),
+            "archives imported at start and later; empty: none",
+        );
     }
 
     fn endpoints(&mut self, c: &Config) {

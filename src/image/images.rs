@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::archive::preload::Preload;
 use super::digest::Digest;
 use super::error::{ImageError, ImageErrorKind};
 use super::pinned::Pattern;
@@ -210,6 +211,11 @@ impl Images {
         self.puller.progress.totals()
     }
 
+    /// Imports the archives that lie in `directory`, and those that come, for as long as the task lives.
+    pub async fn preload(self, directory: PathBuf) {
+        Preload::new(self.store, directory).run().await;
+    }
+
     /// What the layers take of the disk.
     pub fn usage(&self) -> Usage {
         self.store.usage()
@@ -241,7 +247,7 @@ impl Images {
 }
 
 /// The places of the images and of the writable layers, below the daemon's `root` unless told otherwise.
-fn places(config: &ImagesConfig, root: &Path) -> Places {
+pub fn places(config: &ImagesConfig, root: &Path) -> Places {
     let images = if config.root.as_os_str().is_empty() { root } else { &config.root };
     Places { images: images.to_owned(), containers: root.to_owned() }
 }

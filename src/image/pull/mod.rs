@@ -50,12 +50,12 @@ pub(super) struct Puller {
 
 /// What all fetches of one pull have in common.
 #[derive(Clone)]
-pub(super) struct Fetching {
-    pub(super) reference: Reference,
-    pub(super) source: Source,
-    pub(super) progress: Arc<Pull>,
+struct Fetching {
+    reference: Reference,
+    source: Source,
+    progress: Arc<Pull>,
     /// Tells the others when one has failed.
-    pub(super) stop: CancellationToken,
+    stop: CancellationToken,
 }
 
 impl Puller {

@@ -63,7 +63,7 @@ pub struct Artifact {
 
 /// A document that podd cannot take an image from.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum InvalidManifest {
+pub(in crate::image) enum InvalidManifest {
     #[error("the manifest is not valid JSON at line {line} column {column}")]
     NotJson { line: usize, column: usize },
     #[error(
@@ -96,31 +96,31 @@ pub(super) enum InvalidManifest {
 
 /// A document by its kind.
 #[derive(Debug)]
-pub(super) enum Document {
+pub(in crate::image) enum Document {
     Index(Index),
     Manifest(Manifest),
 }
 
 /// An OCI index or a Docker manifest list.
 #[derive(Debug)]
-pub(super) struct Index {
+pub(in crate::image) struct Index {
     entries: Vec<Descriptor>,
 }
 
 /// An OCI or Docker schema 2 manifest of an image.
 #[derive(Debug)]
-pub(super) struct Manifest {
-    pub(super) config: Content,
-    pub(super) layers: Vec<LayerDescriptor>,
+pub(in crate::image) struct Manifest {
+    pub(in crate::image) config: Content,
+    pub(in crate::image) layers: Vec<LayerDescriptor>,
     /// What it is instead of an image; it has no `layers` then.
-    pub(super) artifact: Option<Artifact>,
+    pub(in crate::image) artifact: Option<Artifact>,
 }
 
 /// Where some content is to be had, and how much of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Content {
-    pub(super) digest: Digest,
-    pub(super) size: u64,
+pub(in crate::image) struct Content {
+    pub(in crate::image) digest: Digest,
+    pub(in crate::image) size: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -169,7 +169,7 @@ impl Descriptor {
 
 impl Document {
     /// Reads a document that was served with `content_type`.
-    pub(super) fn parse(body: &[u8], content_type: Option<&str>) -> Result<Self, InvalidManifest> {
+    pub(in crate::image) fn parse(body: &[u8], content_type: Option<&str>) -> Result<Self, InvalidManifest> {
         let wire: Wire = serde_json::from_slice(body)
             .map_err(|e| InvalidManifest::NotJson { line: e.line(), column: e.column() })?;
         let is_schema1 = wire.schema_version == Some(1) || wire.fs_layers.is_some();
@@ -198,7 +198,7 @@ impl Document {
 
 impl Index {
     /// The entry that runs best on `platform`; the first of equals. One that names no platform is taken last.
-    pub(super) fn choose(&self, platform: &Platform) -> Result<Content, InvalidManifest> {
+    pub(in crate::image) fn choose(&self, platform: &Platform) -> Result<Content, InvalidManifest> {
         let usable = |entry: &&Descriptor| {
             let is_document = matches!(
                 entry.media_type.as_str(),
@@ -273,7 +273,7 @@ pub fn artifact_of_manifest(body: &[u8]) -> Option<Artifact> {
 }
 
 /// The diff IDs of a configuration, which must belong to a manifest of `layers` layers.
-pub(super) fn diff_ids(
+pub(in crate::image) fn diff_ids(
     config: &[u8],
     layers: usize,
     platform: &Platform,

@@ -21,7 +21,7 @@ mod challenge;
 mod clients;
 mod credentials;
 mod error;
-mod manifest;
+pub(super) mod manifest;
 mod platform;
 mod resolve;
 mod session;

@@ -19,6 +19,8 @@ async fn check(node: &Node, arguments: &[&str]) -> (bool, String) {
     let Output { status, stdout, stderr } = command.output().await.unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
     assert!(matches!(status.code(), Some(0 | 1)), "{text}");
+    let guests = fs::read_dir(node.names.root().join("guests")).unwrap();
+    assert_eq!(guests.count(), 0, "it leaves nothing behind");
     (status.success(), text)
 }
 

@@ -1,6 +1,7 @@
 //! Names, users of layers, and what removal leaves.
 
 use super::*;
+use crate::image::extract::ArtifactWriter;
 use crate::image::extract::tests::SmallDisk;
 
 #[test]
@@ -282,4 +283,33 @@ fn images_and_writable_layers_may_be_on_two_file_systems() {
     assert_trash_empties(containers.path());
     // The disks are unmounted next, which the thread that empties must not hinder.
     drop(store);
+}
+
+#[test]
+fn an_artifact_is_an_image_by_its_manifest() {
+    let root = tempfile::tempdir().unwrap();
+    let store = reopen(root.path());
+    let manifest = br#"{"artifactType":"a/b"}"#.to_vec();
+    let id = Digest::of(&manifest);
+    let staging = store.stage().unwrap();
+    let mut writer = ArtifactWriter::create(&staging.layer(0)).unwrap();
+    writer.file("models/one", &b"weights"[..], &Digest::of(b"weights"), 7).unwrap();
+    let new = NewImage {
+        config: b"{}".to_vec(),
+        manifest,
+        artifact: Some("a/b".to_owned()),
+        tag: Some("x:1".to_owned()),
+        layers: vec![Some(writer.finish().unwrap())],
+        ..NewImage::default()
+    };
+    let image = store.commit_image(&staging, new).unwrap();
+    drop((staging, store));
+    let store = reopen(root.path());
+    assert_eq!(store.find("x:1").unwrap(), Some(Arc::clone(&image)));
+    assert_eq!((image.id.clone(), image.chain.clone()), (id.clone(), chain_ids(&[id])));
+    assert_eq!(store.read_file(&image, "models/one", 10).unwrap().as_deref(), Some(&b"weights"[..]));
+    assert_eq!(store.check_layer(&image.chain[0]), []);
+    assert!(store.stage().unwrap().reuse(&image.chain[0]).is_some());
+    store.remove(&image.id).unwrap();
+    assert_eq!(layers_left(&store), 0);
 }

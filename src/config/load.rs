@@ -10,8 +10,8 @@ use toml::Table;
 
 use super::read::{Problem, Reader};
 use super::{
-    CgroupDriver, Config, ImagesConfig, LogLevel, MetricsConfig, MonitorConfig, NetworkConfig, NriConfig,
-    RuntimeConfig, StreamingConfig,
+    CgroupDriver, Config, ImagesConfig, Inflate, LogLevel, MetricsConfig, MonitorConfig, NetworkConfig,
+    NriConfig, RuntimeConfig, StreamingConfig,
 };
 
 /// The file that is read when `--config` names none; it need not exist.
@@ -23,6 +23,7 @@ pub const DEFAULT_POLICY: &str = "/etc/containers/policy.json";
 /// The longest path that a unix socket's address holds, in bytes (`sun_path` less its terminating zero, unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
 
+const INFLATES: [(&str, Inflate); 2] = [("zlib-rs", Inflate::ZlibRs), ("isal", Inflate::Isal)];
 const DRIVERS: [(&str, CgroupDriver); 3] =
     [("auto", CgroupDriver::Auto), ("systemd", CgroupDriver::Systemd), ("cgroupfs", CgroupDriver::Cgroupfs)];
 
@@ -102,6 +103,7 @@ impl Config {
                 namespaced_auth_dir: PathBuf::new(),
                 stall_timeout_seconds: 30,
                 max_parallel_layers: 4,
+                inflate: Inflate::ZlibRs,
                 root: PathBuf::new(),
                 pinned: Vec::new(),
                 keep_unfinished_seconds: 3600,
@@ -159,6 +161,7 @@ fn apply(config: &mut Config, mut reader: Reader<'_>) {
         reader.optional_path("namespaced_auth_dir", &mut config.images.namespaced_auth_dir);
         reader.number("stall_timeout_seconds", 1..=3600, &mut config.images.stall_timeout_seconds);
         reader.number("max_parallel_layers", 1..=64, &mut config.images.max_parallel_layers);
+        reader.word("inflate", &INFLATES, &mut config.images.inflate);
         reader.optional_path("root", &mut config.images.root);
         reader.strings("pinned", &mut config.images.pinned);
         reader.number("keep_unfinished_seconds", 0..=604_800, &mut config.images.keep_unfinished_seconds);

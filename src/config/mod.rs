@@ -52,6 +52,16 @@ pub struct Config {
     pub nri: NriConfig,
 }
 
+/// What decompresses gzip layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Inflate {
+    /// The decoder that podd is built with.
+    ZlibRs,
+    /// The machine's libisal.so.2: faster, and not memory-safe by construction.
+    Isal,
+}
+
 /// Who makes the containers' cgroups, as the kubelet's `cgroupDriver`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -128,6 +138,8 @@ pub struct ImagesConfig {
     pub stall_timeout_seconds: u64,
     /// How many layers the node fetches at a time, all pulls together.
     pub max_parallel_layers: u64,
+    /// What decompresses gzip layers.
+    pub inflate: Inflate,
     /// Where images and layers lie, on a file system of their own if wanted; empty: in `root`.
     pub root: PathBuf,
     /// Images that the kubelet's garbage collection must leave: exact names, `prefix*`, `*keyword*`.

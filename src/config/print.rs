@@ -68,6 +68,7 @@ impl Page {
         let stall = images.stall_timeout_seconds.to_string();
         self.key("stall_timeout_seconds", stall, "a layer without bytes is asked for again");
         self.key("max_parallel_layers", images.max_parallel_layers.to_string(), "of the whole node");
+        self.key("inflate", word(&images.inflate), "zlib-rs, or isal: the machine's libisal2, faster, in C");
         self.key("root", path(&images.root), "images and layers; empty: in the root above");
         let pinned = list(images.pinned.iter().map(|pattern| text(pattern)));
         self.key("pinned", pinned, "never garbage: a name, prefix* or *keyword*");

@@ -1,5 +1,7 @@
 //! What can go wrong with an image, and what each failure means to a client.
 
+use std::io;
+
 use super::digest::Digest;
 use super::extract::ExtractError;
 use super::policy::PolicyError;
@@ -35,6 +37,8 @@ pub enum ImageError {
     NoSource { image: Digest, index: usize },
     #[error("cannot get ready to speak to registries")]
     Setup(#[from] SetupError),
+    #[error("images.inflate = \"isal\" cannot be had; use \"zlib-rs\"")]
+    Inflate(#[source] io::Error),
     #[error(transparent)]
     Registries(#[from] LoadError),
     #[error(
@@ -103,9 +107,11 @@ impl ImageError {
                     .unwrap_or(ImageErrorKind::NotFound)
             }
             Self::Policy(_) | Self::NoSignatureKept(..) => ImageErrorKind::Untrusted,
-            Self::Store(_) | Self::Setup(_) | Self::Registries(_) | Self::NoSource { .. } => {
-                ImageErrorKind::Internal
-            }
+            Self::Store(_)
+            | Self::Setup(_)
+            | Self::Inflate(_)
+            | Self::Registries(_)
+            | Self::NoSource { .. } => ImageErrorKind::Internal,
         }
     }
 }

@@ -18,7 +18,7 @@ use super::registry::{AuthFile, ClientConfig, Credentials, PullAuth, RegistryCli
 use super::rootfs::RootFs;
 use super::store::{Image, Lease, Places, Store, StoreError, Usage};
 use crate::api::AuthConfig;
-use crate::config::ImagesConfig;
+use crate::config::{ImagesConfig, Inflate};
 use crate::id::ContainerId;
 use crate::sys;
 
@@ -56,6 +56,10 @@ impl Images {
     }
 
     fn with_store(store: Store, config: &ImagesConfig, root: &Path) -> Result<Self, ImageError> {
+        match config.inflate {
+            Inflate::ZlibRs => {}
+            Inflate::Isal => sys::isal::load().map_err(ImageError::Inflate)?,
+        }
         let registries = Arc::new(Registries::open(Paths {
             registries_conf: config.registries_conf.clone(),
             certs_dir: config.certs_dir.clone(),

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 pub mod fs;
+pub mod isal;
 pub mod memory;
 pub mod mount;
 pub mod namespace;

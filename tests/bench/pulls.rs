@@ -36,7 +36,8 @@ use pull::material::{self, Material};
 /// Who takes turns.
 enum Contestant {
     Floor,
-    Podd(PathBuf),
+    /// The binary, and settings of its own.
+    Podd(PathBuf, &'static str),
     Containerd,
 }
 
@@ -46,8 +47,8 @@ impl Contestant {
         let disk = Disk::new();
         match self {
             Self::Floor => bare::pull(image, disk.path()),
-            Self::Podd(binary) => {
-                let mut node = Node::start_binary_on(binary.clone(), disk.path()).await;
+            Self::Podd(binary, settings) => {
+                let mut node = Node::start_binary_on(binary.clone(), disk.path(), settings).await;
                 let meter = Meter::start(node.daemon_pid());
                 node.pull(&image.reference).await.unwrap();
                 let cost = meter.stop();
@@ -69,9 +70,15 @@ async fn main() {
     let many = material::push(&registry, "many", 8, 128 << 20).await;
     let single = material::push(&registry, "single", 1, 480 << 20).await;
     let mut contestants = vec![("floor", Contestant::Floor)];
-    for (name, variable) in [("podd", "PODD_BENCH_PODD"), ("against", "PODD_BENCH_AGAINST")] {
+    let isal = "[images]\ninflate = \"isal\"\n";
+    let podds = [
+        ("podd", "PODD_BENCH_PODD", ""),
+        ("podd, isal", "PODD_BENCH_PODD", isal),
+        ("against", "PODD_BENCH_AGAINST", ""),
+    ];
+    for (name, variable, settings) in podds {
         let binary = std::env::var_os(variable);
-        contestants.extend(binary.map(|binary| (name, Contestant::Podd(binary.into()))));
+        contestants.extend(binary.map(|binary| (name, Contestant::Podd(binary.into(), settings))));
     }
     contestants.push(("containerd", Contestant::Containerd));
     for (name, image) in [("many layers", &many), ("single layer", &single)] {
@@ -107,7 +114,7 @@ async fn in_turns<'a>(
     costs
 }
 
-/// A table of medians, and how the first podd compares.
+/// A table of medians, and how podd compares.
 fn report(costs: &[(&str, Vec<Cost>)]) {
     println!("{:12} {:>8} {:>8} {:>16}", "", "time s", "CPU s", "peak memory MiB");
     let medians: Vec<_> = costs.iter().map(|(name, costs)| (*name, typical(costs))).collect();
@@ -115,9 +122,12 @@ fn report(costs: &[(&str, Vec<Cost>)]) {
         println!("{name:12} {:8.2} {:8.2} {:>16.1}", cost.time, cost.cpu, cost.memory);
     }
     let of = |wanted: &str| medians.iter().find(|(name, _)| *name == wanted).map(|(_, cost)| *cost);
-    if let (Some(podd), Some(floor), Some(peer)) = (of("podd"), of("floor"), of("containerd")) {
+    for name in ["podd", "podd, isal"] {
+        let (Some(podd), Some(floor), Some(peer)) = (of(name), of("floor"), of("containerd")) else {
+            continue;
+        };
         println!(
-            "podd: {:.2} of the floor's time, {:.2} times as fast as containerd at {:.2} of its CPU",
+            "{name}: {:.2} of the floor's time, {:.2} times as fast as containerd at {:.2} of its CPU",
             podd.time / floor.time,
             peer.time / podd.time,
             podd.cpu / peer.cpu,

@@ -1,4 +1,4 @@
-//! gunzip (RFC 1952) over zlib's inflate, without the checksum.
+//! gunzip (RFC 1952) over zlib-rs's inflate, or ISA-L's where that was loaded, without the checksum.
 //!
 //! A layer's tar is hashed with SHA-256 in any case, and that decides; so the CRC-32 of each member, a twentieth of a pull's
 //! processor time, is not computed. The length in the trailer is compared.
@@ -6,6 +6,8 @@
 use std::io::{self, BufRead, Read};
 
 use flate2::{Decompress, FlushDecompress, Status};
+
+use crate::sys::isal;
 
 /// The fixed part of a member's header.
 const HEADER: usize = 10;
@@ -22,9 +24,22 @@ const RESERVED: u8 = 0xe0;
 
 /// The content of a gzip stream of one or more members.
 pub(super) struct Gunzip<R> {
-    input: R,
-    inflate: Decompress,
+    input: Input<R>,
+    inflate: Inflate,
+    /// What the member has given.
+    given: u64,
     state: State,
+}
+
+/// The compressed bytes, with those before them that a decoder has taken and not used.
+struct Input<R> {
+    unused: Vec<u8>,
+    reader: R,
+}
+
+enum Inflate {
+    Zlib(Decompress),
+    Isal(isal::Inflate),
 }
 
 /// What comes next in the stream.
@@ -37,12 +52,15 @@ enum State {
 
 impl<R: BufRead> Gunzip<R> {
     pub(super) fn new(input: R) -> Self {
-        Self { input, inflate: Decompress::new(false), state: State::Member }
+        let inflate =
+            isal::Inflate::new().map_or_else(|| Inflate::Zlib(Decompress::new(false)), Inflate::Isal);
+        let input = Input { unused: Vec::new(), reader: input };
+        Self { input, inflate, given: 0, state: State::Member }
     }
 
     /// What the compressed bytes come from.
     pub(super) fn get_mut(&mut self) -> &mut R {
-        &mut self.input
+        &mut self.input.reader
     }
 
     /// The header of a member (RFC 1952, 2.3).
@@ -66,7 +84,11 @@ impl<R: BufRead> Gunzip<R> {
             }
         }
         self.skip(if flags & HEADER_CHECKSUM != 0 { 2 } else { 0 })?;
-        self.inflate.reset(false);
+        match &mut self.inflate {
+            Inflate::Zlib(inflate) => inflate.reset(false),
+            Inflate::Isal(inflate) => inflate.reset(),
+        }
+        self.given = 0;
         Ok(())
     }
 
@@ -84,12 +106,43 @@ impl<R: BufRead> Gunzip<R> {
         Ok(())
     }
 
+    /// Decodes what is at hand; nothing may come of it.
+    fn content(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let input = self.input.fill_buf()?;
+        if input.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let (read, written, ended) = match &mut self.inflate {
+            Inflate::Zlib(inflate) => {
+                let (read, written) = (inflate.total_in(), inflate.total_out());
+                let status = inflate.decompress(input, buffer, FlushDecompress::None)?;
+                // Neither is more than the length of its slice.
+                let (read, written) = (inflate.total_in() - read, inflate.total_out() - written);
+                self.input.consume(read as usize);
+                (read as usize, written as usize, status == Status::StreamEnd)
+            }
+            Inflate::Isal(inflate) => {
+                let step = inflate.decode(input, buffer)?;
+                self.input.consume(step.read);
+                self.input.unused.splice(0..0, step.unused().iter().copied());
+                (step.read, step.written, step.ended)
+            }
+        };
+        self.given += written as u64;
+        if ended {
+            self.state = self.trailer()?;
+        } else if read == 0 && written == 0 && !buffer.is_empty() {
+            return Err(invalid("the deflate stream does not go on"));
+        }
+        Ok(written)
+    }
+
     /// The end of a member, after which there may be another (RFC 1952, 2.2).
     fn trailer(&mut self) -> io::Result<State> {
         let mut trailer = [0; TRAILER];
         self.input.read_exact(&mut trailer)?;
         let [.., a, b, c, d] = trailer;
-        if u32::from_le_bytes([a, b, c, d]) != self.inflate.total_out() as u32 {
+        if u32::from_le_bytes([a, b, c, d]) != self.given as u32 {
             return Err(invalid("it has another length than its trailer says"));
         }
         Ok(if self.input.fill_buf()?.is_empty() { State::End } else { State::Member })
@@ -105,26 +158,36 @@ impl<R: BufRead> Read for Gunzip<R> {
                     self.state = State::Content;
                 }
                 State::Content => {
-                    let input = self.input.fill_buf()?;
-                    if input.is_empty() {
-                        return Err(io::ErrorKind::UnexpectedEof.into());
-                    }
-                    let (read, written) = (self.inflate.total_in(), self.inflate.total_out());
-                    let status = self.inflate.decompress(input, buffer, FlushDecompress::None)?;
-                    let (read, written) =
-                        (self.inflate.total_in() - read, self.inflate.total_out() - written);
-                    // Neither is more than the length of its slice.
-                    self.input.consume(read as usize);
-                    if status == Status::StreamEnd {
-                        self.state = self.trailer()?;
-                    }
+                    let written = self.content(buffer)?;
                     if written > 0 || buffer.is_empty() {
-                        return Ok(written as usize);
+                        return Ok(written);
                     }
                 }
                 State::End => return Ok(0),
             }
         }
+    }
+}
+
+impl<R: BufRead> BufRead for Input<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.unused.is_empty() { self.reader.fill_buf() } else { Ok(&self.unused) }
+    }
+
+    fn consume(&mut self, count: usize) {
+        if self.unused.is_empty() {
+            self.reader.consume(count);
+        } else {
+            self.unused.drain(..count.min(self.unused.len()));
+        }
+    }
+}
+
+impl<R: BufRead> Read for Input<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.fill_buf()?.read(buffer)?;
+        self.consume(count);
+        Ok(count)
     }
 }
 
@@ -142,8 +205,20 @@ mod tests {
 
     use super::*;
 
+    /// With zlib-rs; and ISA-L, where the machine has it, must agree.
     fn gunzip(packed: &[u8]) -> io::Result<Vec<u8>> {
-        let (mut decoder, mut content, mut buffer) = (Gunzip::new(packed), Vec::new(), [0; 777]);
+        let mut decoder = Gunzip::new(packed);
+        decoder.inflate = Inflate::Zlib(Decompress::new(false));
+        let result = decode(decoder);
+        if isal::load().is_ok() {
+            let by_isal = decode(Gunzip::new(packed));
+            assert_eq!(by_isal.as_ref().ok(), result.as_ref().ok(), "{by_isal:?} and {result:?}");
+        }
+        result
+    }
+
+    fn decode(mut decoder: Gunzip<&[u8]>) -> io::Result<Vec<u8>> {
+        let (mut content, mut buffer) = (Vec::new(), [0; 777]);
         loop {
             let count = decoder.read(&mut buffer)?;
             if count == 0 {

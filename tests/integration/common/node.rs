@@ -130,10 +130,13 @@ impl Node {
         Self::start_named(names, "").await
     }
 
-    /// The same with all that is on disk below a directory.
+    /// The same with all that is on disk below a directory, and with settings of a drop-in.
     #[allow(dead_code, reason = "only tests/bench measures other builds")]
-    pub async fn start_binary_on(binary: PathBuf, disk: &Path) -> Self {
+    pub async fn start_binary_on(binary: PathBuf, disk: &Path, settings: &str) -> Self {
         let names = Names { binary, disk: disk.to_owned(), ..Names::new() };
+        let drop_ins = names.config_file().with_extension("toml.d");
+        fs::create_dir_all(&drop_ins).unwrap();
+        fs::write(drop_ins.join("settings.toml"), settings).unwrap();
         names.write_cni_conf();
         Self::start_named(names, "").await
     }

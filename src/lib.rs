@@ -28,16 +28,20 @@
 //!
 //! # One PullImage
 //!
-//! 1. [`image::Images::pull`] parses the reference and the credentials, again in a task of the daemon's.
+//! 1. [`image::Images::pull`] reads the name and the credentials, again in a task of the daemon's.
 //! 2. One pull at a time for each reference, and for each image: the next one finds what the first has brought.
 //! 3. [`image::registry::RegistryClient::source`] finds the image's endpoints, mirrors first ([`image::registries`]), and
 //!    [`image::registry::Source::resolve`] gets index, manifest and configuration there, each verified by digest.
 //!    [`image::policy`] decides whether the image may be used, and with which signatures.
-//! 4. [`image::store::Store::stage`] makes a staging directory. For each layer that is not here, within one limit for the node,
+//! 4. [`image::store::Store::stage`] makes a staging directory. For each layer that is neither here nor left by a pull that failed,
+//!    within one limit for the node,
 //!    [`image::registry::Source::open_blob`] streams it, taking up a broken connection where it broke, and
 //!    [`image::extract::extract_layer`] hashes, decompresses, hashes again and unpacks it as it comes.
 //! 5. [`image::store::Store::commit_image`] flushes all of it once, renames the layers into place and writes the image's
 //!    record. Up to that rename there is only garbage; from the record on the image survives a power cut.
+//!
+//! Images come without a registry, too: [`image::archive`] (import, export, preload) and [`image::adopt`] (another runtime's
+//! store). `podd images` does that, and [`image::check`], in the daemon's store, with the daemon running or not.
 //!
 //! # One container
 //!

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use podd::config::Config;
+use podd::image::pinned::Pins;
 use podd::image::{self, Image};
 use serde_json::json;
 
@@ -50,11 +51,11 @@ pub(super) fn list(config: &Config, args: &ListArgs) -> anyhow::Result<()> {
             tokio::time::sleep(REFRESH).await;
         }
     })?;
-    let images = stored(config)?;
+    let (images, pins) = (stored(config)?, Pins::new(&config.images.pinned));
     match args.output {
-        Output::Json => println!("{}", as_json(&images, &pulls)),
+        Output::Json => println!("{}", as_json(&images, &pins, &pulls)),
         Output::Table => {
-            print!("{}", image_table(&images));
+            print!("{}", image_table(&images, &pins));
             if !pulls.is_empty() {
                 print!("\n{}", pulls::pull_table(&pulls));
             }
@@ -82,27 +83,27 @@ fn show_pulls(pulls: &[Pull], output: Output) {
     }
 }
 
-fn as_json(images: &[Arc<Image>], pulls: &[Pull]) -> serde_json::Value {
+fn as_json(images: &[Arc<Image>], pins: &Pins, pulls: &[Pull]) -> serde_json::Value {
     let images = images.iter().map(|image| {
         json!({
             "id": image.id,
             "repoTags": image.tags,
             "repoDigests": image.repo_digests,
             "size": image.size,
-            "pinned": image.pinned,
+            "pinned": pins.keep(image),
         })
     });
     json!({ "images": images.collect::<Vec<_>>(), "pulls": pulls })
 }
 
-fn image_table(images: &[Arc<Image>]) -> String {
-    let mut rows: Vec<Vec<String>> = images.iter().flat_map(|image| rows(image)).collect();
+fn image_table(images: &[Arc<Image>], pins: &Pins) -> String {
+    let mut rows: Vec<Vec<String>> = images.iter().flat_map(|image| rows(image, pins)).collect();
     rows.sort();
     table(&["IMAGE", "TAG", "IMAGE ID", "SIZE", "PINNED"], &rows)
 }
 
 /// A row for each tag; an image without one is shown by its digest.
-fn rows(image: &Image) -> Vec<Vec<String>> {
+fn rows(image: &Image, pins: &Pins) -> Vec<Vec<String>> {
     let none = || "<none>".to_owned();
     let mut names: Vec<(String, String)> = image.tags.iter().map(|tag| split(tag, ':')).collect();
     if names.is_empty() {
@@ -112,7 +113,7 @@ fn rows(image: &Image) -> Vec<Vec<String>> {
         names.push((none(), none()));
     }
     let id = image.id.hex()[..SHORT_ID].to_owned();
-    let pinned = if image.pinned { "yes" } else { "no" };
+    let pinned = if pins.keep(image) { "yes" } else { "no" };
     let row = |(name, tag)| vec![name, tag, id.clone(), bytes(image.size), pinned.to_owned()];
     names.into_iter().map(row).collect()
 }

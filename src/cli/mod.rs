@@ -1,7 +1,7 @@
 //! `podd images`: what an operator does with the images of a node from its command line.
 //!
-//! Works on the image store itself, beside a running daemon or without one, and never on the network. What the daemon
-//! alone knows, the pulls under way, it is asked for on its socket.
+//! Works on the image store itself, beside a running daemon or without one, and, but for a repair, never on the network. What
+//! the daemon alone knows, the pulls under way, it is asked for on its socket.
 
 mod adopt;
 mod check;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::archive::preload::Preload;
 use super::digest::Digest;
 use super::error::{ImageError, ImageErrorKind};
-use super::pinned::Pattern;
+use super::pinned::Pins;
 use super::policy::Policies;
 use super::pull::{PullStatus, PullTotals, Puller};
 use super::reference::Reference;
@@ -26,7 +26,7 @@ use crate::sys;
 #[derive(Clone)]
 pub struct Images {
     places: Places,
-    pinned: Arc<[Pattern]>,
+    pins: Pins,
     store: Store,
     puller: Arc<Puller>,
     pub(super) registries: Arc<Registries>,
@@ -78,9 +78,8 @@ impl Images {
         let policies = Arc::new(Policies::new(config));
         policies.announce();
         let namespaced_auth_dir = given(&config.namespaced_auth_dir);
-        let pinned = config.pinned.iter().filter_map(|pattern| Pattern::parse(pattern).ok()).collect();
-        let places = places(config, root);
-        Ok(Self { places, pinned, store, puller, registries, policies, namespaced_auth_dir })
+        let (places, pins) = (places(config, root), Pins::new(&config.pinned));
+        Ok(Self { places, pins, store, puller, registries, policies, namespaced_auth_dir })
     }
 
     pub(super) fn store(&self) -> &Store {
@@ -98,8 +97,7 @@ impl Images {
 
     /// Whether the kubelet's garbage collection must leave that image. A removal that is asked for goes through.
     pub fn is_pinned(&self, image: &Image) -> bool {
-        let mut names = image.tags.iter().chain(&image.repo_digests);
-        image.pinned || names.any(|name| self.pinned.iter().any(|pattern| pattern.matches(name)))
+        self.pins.keep(image)
     }
 
     /// All images.

@@ -1,7 +1,8 @@
 //! Images: references and registries, layers and the store that keeps them, and the root file systems made of them.
 //!
 //! [`Images`] is what the rest of podd sees. A pull goes `registry` (fetch) -> `extract` (unpack and verify) -> `store`
-//! (commit); the way of one is told in `pull.rs`. Which endpoints serve an image is the business of `registries`.
+//! (commit); the way of one is told in `pull`. Which endpoints serve an image is the business of `registries`,
+//! and whether it may be used that of `policy`. Images that come without a registry: `archive`, `adopt`.
 
 pub mod adopt;
 pub mod archive;

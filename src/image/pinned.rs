@@ -1,5 +1,27 @@
 //! Which images the kubelet's garbage collection must leave, by patterns as CRI-O has them.
 
+use std::sync::Arc;
+
+use super::store::Image;
+
+/// The patterns of `images.pinned`; clones share them.
+#[derive(Debug, Clone)]
+pub struct Pins(Arc<[Pattern]>);
+
+impl Pins {
+    /// Reads patterns; loading the configuration has refused those that are none.
+    pub fn new(patterns: &[String]) -> Self {
+        Self(patterns.iter().filter_map(|pattern| Pattern::parse(pattern).ok()).collect())
+    }
+
+    /// Whether the garbage collection must leave that image, by a pattern or because it was pinned by itself. A removal
+    /// that is asked for goes through.
+    pub fn keep(&self, image: &Image) -> bool {
+        let mut names = image.tags.iter().chain(&image.repo_digests);
+        image.pinned || names.any(|name| self.0.iter().any(|pattern| pattern.matches(name)))
+    }
+}
+
 /// A pattern for names of images.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pattern {

@@ -210,6 +210,8 @@ async fn the_images_of_containerd_are_taken_over_while_it_runs() {
     let digest = pushed.by_digest.split_once('@').unwrap().1;
     assert_eq!(busybox["repoDigests"][0], format!("r.example/busybox@{digest}"));
     assert_same(&layers(&node), &pulled_layers(&odd).await);
+    let checked = podd_images_ok(&node, &["check"]);
+    assert!(checked.contains(" 0 broken"), "{checked}");
     drop(containerd);
     node.start_again().await;
     assert_eq!(greet(&mut node, "r.example/busybox:1", "adopted").await, GREETING);
@@ -234,6 +236,8 @@ async fn the_images_of_containers_storage_are_taken_over_in_every_mode() {
         let said = podd_images_ok(&node, &[&adopt[..], more].concat());
         assert!(said.lines().any(|line| line.starts_with("r.example/odd:1") && line.contains(how)), "{said}");
         assert_same(&layers(&node), &pulled);
+        let checked = podd_images_ok(&node, &["check"]);
+        assert!(checked.contains(" 0 broken"), "{how}: {checked}");
         let [image] = &listed(&node)[..] else { panic!("not one image") };
         assert_eq!(image["repoTags"][0], "r.example/odd:1");
         assert!(image["repoDigests"][0].as_str().unwrap().starts_with("r.example/odd@sha256:"));
@@ -244,6 +248,13 @@ async fn the_images_of_containers_storage_are_taken_over_in_every_mode() {
         node.image.remove_image(api::RemoveImageRequest { image }).await.unwrap();
         node.terminate().await;
     }
+    podd_images_ok(&node, &[&adopt[..], &["--mode", "hardlink", "--verify"]].concat());
+    // Of the same length, so that only the content tells.
+    let changed = run(Command::new("find").arg(node.names.root().join("layers")).args(["-path", "*/d/kept"]));
+    std::fs::write(changed.trim_end(), "KEPT").unwrap();
+    let checked = podd_images(&node, &["check"]);
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(!checked.status.success() && said.contains("\"/d/kept\": has other content"), "{said}");
     let reflink = podd_images(&node, &[&adopt[..], &["--mode", "reflink"]].concat());
     let said = String::from_utf8_lossy(&reflink.stderr).into_owned();
     assert!(reflink.status.success() || said.contains("reflink"), "{said}");

@@ -11,6 +11,7 @@ use crate::common::front::{Behaviour, Front};
 use crate::common::image::digest;
 use crate::common::tar::Entry;
 use crate::common::{ContainerSpec, ImageBuilder, Node, PodSpec, busybox, eventually, random_tag, registry};
+use crate::images_archive::listed;
 
 /// Runs `podd images check` as an operator would.
 async fn check(node: &Node, arguments: &[&str]) -> (bool, String) {
@@ -194,6 +195,9 @@ async fn pinned_images_say_so_and_image_fs_info_names_both_places() {
     for (reference, is_pinned) in [(&pinned, true), (&other.reference, false)] {
         node.pull(reference).await.unwrap();
         assert_eq!(node.image_status(reference).await.unwrap().pinned, is_pinned, "{reference}");
+        let images = listed(&node);
+        let listed = images.iter().find(|image| image["repoTags"][0] == *reference).unwrap();
+        assert_eq!(listed["pinned"], is_pinned, "{reference}");
     }
     let info = node.image.image_fs_info(api::ImageFsInfoRequest::default()).await.unwrap().into_inner();
     let mountpoint = |usage: &api::FilesystemUsage| usage.fs_id.clone().unwrap().mountpoint;

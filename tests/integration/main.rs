@@ -23,6 +23,7 @@ mod images_auth;
 mod images_export;
 mod images_policy;
 mod images_preload;
+mod images_progress;
 mod images_registries;
 mod images_store;
 mod pods;

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::error::AdoptError;
 use super::split::Split;
-use super::{Mode, Way, tree};
+use super::{Mode, Way, share, tree};
 use crate::image::assemble::LayerMaker;
 use crate::image::digest::{Digest, Hasher};
 use crate::image::extract::{Compression, Extracted, LayerExpectation, Limits, extract_layer};
@@ -48,7 +48,7 @@ pub(super) struct Taking<'a> {
 impl Layer {
     /// The way this layer will be taken.
     pub(super) fn way(&self, mode: Option<Mode>, store: &Path) -> Result<Way, AdoptError> {
-        let tree = |path: &Path, mode| tree::resolve(path, store, mode).map(Way::Tree);
+        let tree = |path: &Path, mode| share::resolve(path, store, mode).map(Way::Tree);
         match (mode, &self.blob, &self.tree) {
             (None | Some(Mode::Copy), Some(_), _) | (_, Some(_), None) => Ok(Way::Blob),
             (Some(Mode::Copy), None, Some(_)) if self.split.is_some() => Ok(Way::Split),
@@ -87,7 +87,8 @@ impl LayerMaker<AdoptError> for Taking<'_> {
                     verify(self.split(layer)?, &layer.diff_id, stop)?;
                 }
                 let tree = layer.tree.as_deref().ok_or_else(missing)?;
-                tree::take(tree, directory, mode, self.listed(layer)?.as_ref(), stop)?
+                let manner = tree::Manner { mode, read: self.verify };
+                tree::take(tree, directory, manner, self.listed(layer)?.as_ref(), stop)?
             }
         };
         self.bytes.fetch_add(extracted.bytes, Ordering::Relaxed);

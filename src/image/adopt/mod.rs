@@ -10,6 +10,7 @@ mod bolt;
 mod containerd;
 mod error;
 mod layers;
+mod share;
 mod split;
 mod storage;
 #[cfg(test)]

@@ -10,11 +10,12 @@ use std::sync::atomic::AtomicBool;
 
 use proptest::prelude::*;
 
+use super::Mode;
 use super::bolt::{Bolt, Bucket, Value};
 use super::error::AdoptError;
 use super::split::Split;
-use super::{Mode, tree};
-use crate::image::extract::FILES;
+use super::tree::{self, Manner};
+use crate::image::extract::{FILES, Listed, fingerprint, read_inventory};
 use crate::sys::fs;
 
 const PAGE: usize = 512;
@@ -151,7 +152,8 @@ fn taken(mode: Mode, make: impl FnOnce(&Path)) -> Result<(tempfile::TempDir, Pat
     let from = scratch.path().join("from");
     std::fs::create_dir(&from).unwrap();
     make(&from);
-    tree::take(&from, scratch.path(), mode, None, &AtomicBool::new(false))?;
+    let manner = Manner { mode, read: false };
+    tree::take(&from, scratch.path(), manner, None, &AtomicBool::new(false))?;
     let to = scratch.path().join(FILES);
     Ok((scratch, to))
 }
@@ -184,6 +186,44 @@ fn files_are_linked_or_copied_with_their_holes_and_links() {
 }
 
 #[test]
+fn what_was_taken_is_listed_and_content_that_was_read_has_its_fingerprint() {
+    for (mode, read, printed) in
+        [(Mode::Copy, false, true), (Mode::Hardlink, false, false), (Mode::Hardlink, true, true)]
+    {
+        let scratch = tempfile::tempdir().unwrap();
+        let from = scratch.path().join("from");
+        std::fs::create_dir_all(from.join("dir")).unwrap();
+        std::fs::write(from.join("dir/file"), "content").unwrap();
+        std::fs::hard_link(from.join("dir/file"), from.join("twin")).unwrap();
+        let holes = std::fs::File::create(from.join("holes")).unwrap();
+        holes.set_len(1 << 30).unwrap();
+        fs::set_xattr(holes.as_fd(), b"user.one", b"1").unwrap();
+        let root = fs::open_directory(&from).unwrap();
+        fs::make_whiteout(root.as_fd(), b"gone").unwrap();
+        fs::make_node(root.as_fd(), b"null", rustix::fs::FileType::CharacterDevice, 1, 3).unwrap();
+        std::os::unix::fs::symlink("dir", from.join("link")).unwrap();
+        let listed = BTreeSet::from([Vec::new()]);
+        let stop = AtomicBool::new(false);
+        tree::take(&from, scratch.path(), Manner { mode, read }, Some(&listed), &stop).unwrap();
+        let files = read_inventory(scratch.path()).unwrap();
+        let names: Vec<_> = files.keys().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+        assert_eq!(names, ["", "dir", "dir/file", "gone", "holes", "link", "null", "twin"]);
+        let print = fingerprint(&b"content"[..]).unwrap().1;
+        for name in [&b"dir/file"[..], b"twin"] {
+            let Listed::File { metadata, size: 7, print: found } = files[name] else { panic!("{files:?}") };
+            assert_eq!((found, metadata.mode), (printed.then_some(print), 0o644), "{mode:?}");
+        }
+        let Listed::File { metadata, size, print: None } = files[&b"holes"[..]] else { panic!("{files:?}") };
+        assert_eq!((size, metadata.attributes), (1 << 30, 1));
+        assert!(matches!(&files[&b"link"[..]], Listed::Link { target, .. } if target == b"dir"));
+        assert!(matches!(files[&b"null"[..]], Listed::Node { device: (1, 3), .. }));
+        assert!(matches!(files[&b"gone"[..]], Listed::Whiteout));
+        assert!(matches!(files[&b"dir"[..]], Listed::ImpliedDirectory));
+        assert!(matches!(files[&b""[..]], Listed::Directory(_)));
+    }
+}
+
+#[test]
 fn what_an_overlay_would_take_from_elsewhere_is_refused() {
     for name in ["trusted.overlay.redirect", "trusted.overlay.metacopy"] {
         for mode in [Mode::Hardlink, Mode::Copy] {
@@ -206,7 +246,8 @@ fn unlisted_directories_are_left_to_the_layers_below() {
     fs::set_owner_and_mode(directory.as_fd(), 7, 7, 0o700).unwrap();
     let listed = BTreeSet::from([b"listed".to_vec()]);
     let stop = AtomicBool::new(false);
-    let extracted = tree::take(&from, scratch.path(), Mode::Copy, Some(&listed), &stop).unwrap();
+    let manner = Manner { mode: Mode::Copy, read: false };
+    let extracted = tree::take(&from, scratch.path(), manner, Some(&listed), &stop).unwrap();
     assert_eq!(extracted.implied_directories, [Path::new(""), Path::new("listed/unlisted")]);
     let stat = scratch.path().join(FILES).join("listed/unlisted").metadata().unwrap();
     assert_eq!((stat.uid(), stat.mode() & 0o7777), (0, 0o755));

@@ -9,15 +9,16 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{AtFlags, Dir, FileType, SeekFrom, StatxFlags};
+use rustix::fs::{Dir, FileType};
 use rustix::io::Errno;
 
 use super::Mode;
 use super::error::AdoptError;
-use crate::image::extract::{Extracted, FILES, Limits};
+use super::share::copy;
+use crate::image::extract::{Extracted, FILES, Inventory, Limits, Listed, Metadata, fingerprint, is_counted};
 use crate::sys::fs::{self, Stat, Timespec};
 
 /// What file systems give out at a time; sizes are rounded up to it, as in `extract`.
@@ -32,11 +33,25 @@ const REDIRECTING: [&[u8]; 2] = [b"trusted.overlay.redirect", b"trusted.overlay.
 /// Overlay's own marks; the opaque one is set anew, the others say something about the other store.
 const OVERLAY: &[u8] = b"trusted.overlay.";
 
+/// A larger file that takes fewer blocks than it has bytes is not read for the inventory: its holes could be of any size.
+const LARGEST_WITH_HOLES: u64 = 1 << 20;
+
+/// How a layer is taken.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Manner {
+    pub(super) mode: Mode,
+    /// Read the content of all files for the inventory. Of copies it is read in any case, of others only the length is
+    /// noted.
+    pub(super) read: bool,
+}
+
 /// One layer on its way.
 struct Taker<'a> {
     tree: &'a Path,
     mode: Mode,
+    read: bool,
     limits: Limits,
+    inventory: Inventory,
     /// Where files with more than one link were put first, by inode.
     linked: HashMap<u64, Vec<u8>>,
     from: OwnedFd,
@@ -45,79 +60,79 @@ struct Taker<'a> {
     inodes: u64,
 }
 
+/// A directory that was filled.
+struct Made {
+    path: Vec<u8>,
+    metadata: Metadata,
+    time: Timespec,
+}
+
 /// A directory that is still to be filled.
 struct Pending {
     path: Vec<u8>,
     depth: u32,
 }
 
-/// Whether files of `tree` can be had in this way in `directory`.
-fn possible(tree: &Path, directory: &Path, mode: Mode) -> io::Result<bool> {
-    Ok(match mode {
-        Mode::Copy => true,
-        Mode::Hardlink => mount_of(tree)? == mount_of(directory)?,
-        Mode::Reflink => mount_of(tree)? == mount_of(directory)? && can_share(directory)?,
-    })
-}
-
-/// The mount that a directory lies on: no file is linked from one to another, even of one file system.
-fn mount_of(directory: &Path) -> io::Result<(u32, u32, u64)> {
-    let stat = rustix::fs::statx(rustix::fs::CWD, directory, AtFlags::empty(), StatxFlags::MNT_ID)?;
-    Ok((stat.stx_dev_major, stat.stx_dev_minor, stat.stx_mnt_id))
-}
-
-/// Takes the files of the layer at `tree` into `staging`, as `extract_layer` would have put them there. Directories that
-/// are not `listed`, where that is known, have their metadata from the layers below and not from the other store.
+/// Takes the files of the layer at `tree` into `staging`, as `extract_layer` would have put them there, with an inventory.
+/// Directories that are not `listed`, where that is known, have their metadata from the layers below and not from the other
+/// store.
 pub(super) fn take(
     tree: &Path,
     staging: &Path,
-    mode: Mode,
+    manner: Manner,
     listed: Option<&BTreeSet<Vec<u8>>>,
     stop: &AtomicBool,
 ) -> Result<Extracted, AdoptError> {
-    let target = staging.join(FILES);
     let fail = |operation, source| AdoptError::Tree {
         operation,
         tree: tree.to_owned(),
         path: String::new(),
         source,
     };
-    std::fs::create_dir_all(&target).map_err(|e| fail("make a directory for", e))?;
-    let from = fs::open_directory(tree).map_err(|e| fail("open", e))?;
-    let to = fs::open_directory(&target).map_err(|e| fail("open", e))?;
-    let limits = Limits::default();
-    let mut taker = Taker { tree, mode, limits, linked: HashMap::new(), from, to, bytes: 0, inodes: 1 };
-    let mut made: Vec<(Vec<u8>, Timespec)> = Vec::new();
+    let mut taker = Taker::new(tree, staging, manner).map_err(|e| fail("begin to take", e))?;
+    let mut made = Vec::new();
     let mut pending = vec![Pending { path: Vec::new(), depth: 0 }];
     while let Some(directory) = pending.pop() {
         if stop.load(Ordering::Relaxed) {
             return Err(fail("take", io::ErrorKind::Interrupted.into()));
         }
-        let time = taker.directory(&directory, &mut pending)?;
-        made.push((directory.path, time));
+        made.push(taker.directory(directory, &mut pending)?);
     }
-    // Directories change their times as files are made in them.
     let mut implied_directories = Vec::new();
-    let is_listed = |path: &Vec<u8>| listed.is_none_or(|listed| listed.contains(path));
-    for (path, time) in &made {
-        let directory = fs::open_directory_beneath(taker.to.as_fd(), path);
-        let set = directory.and_then(|directory| match is_listed(path) {
-            true => fs::set_time(directory.as_fd(), *time),
-            false => fs::set_owner_and_mode(directory.as_fd(), 0, 0, IMPLIED_MODE),
-        });
-        set.map_err(|e| taker.error("set owner, mode or time of", path, e))?;
-        if !is_listed(path) {
+    for directory in &made {
+        let path = &directory.path;
+        let is_listed = listed.is_none_or(|listed| listed.contains(path));
+        taker.settle(directory, is_listed).map_err(|e| taker.error("set owner, mode or time of", path, e))?;
+        if !is_listed {
             implied_directories.push(fs::path_of(path).to_owned());
         }
     }
     // Parents first.
     implied_directories.sort();
+    taker.inventory.finish().map_err(|e| fail("write the inventory of", e))?;
     Ok(Extracted { bytes: taker.bytes, inodes: taker.inodes, implied_directories })
 }
 
-impl Taker<'_> {
+impl<'a> Taker<'a> {
+    fn new(tree: &'a Path, staging: &Path, manner: Manner) -> io::Result<Self> {
+        let target = staging.join(FILES);
+        std::fs::create_dir_all(&target)?;
+        Ok(Self {
+            tree,
+            mode: manner.mode,
+            read: manner.read || manner.mode == Mode::Copy,
+            limits: Limits::default(),
+            inventory: Inventory::create(staging)?,
+            linked: HashMap::new(),
+            from: fs::open_directory(tree)?,
+            to: fs::open_directory(&target)?,
+            bytes: 0,
+            inodes: 1,
+        })
+    }
+
     /// Takes what is in one directory, and its own metadata; the directories in it are left for later.
-    fn directory(&mut self, directory: &Pending, pending: &mut Vec<Pending>) -> Result<Timespec, AdoptError> {
+    fn directory(&mut self, directory: Pending, pending: &mut Vec<Pending>) -> Result<Made, AdoptError> {
         let path = &directory.path;
         let open = |of: &OwnedFd| fs::open_directory_beneath(of.as_fd(), path);
         let from = open(&self.from).map_err(|e| self.error("open", path, e))?;
@@ -143,11 +158,26 @@ impl Taker<'_> {
         }
         fs::set_owner_and_mode(to.as_fd(), stat.st_uid, stat.st_gid, stat.st_mode)
             .map_err(|e| self.error("set owner and mode of", path, e))?;
-        self.xattrs(from.as_fd(), to.as_fd(), path)?;
+        let metadata = metadata(&stat, self.xattrs(from.as_fd(), to.as_fd(), path)?);
         if fs::is_opaque(from.as_fd()).map_err(|e| self.error("read attributes of", path, e))? {
             fs::set_opaque(to.as_fd()).map_err(|e| self.error("make opaque", path, e))?;
         }
-        Ok(time(&stat))
+        Ok(Made { path: directory.path, metadata, time: time(&stat) })
+    }
+
+    /// Gives a directory what the making of its files has changed, or what an implied one has.
+    fn settle(&mut self, made: &Made, is_listed: bool) -> Result<(), Errno> {
+        let directory = fs::open_directory_beneath(self.to.as_fd(), &made.path)?;
+        match is_listed {
+            true => {
+                self.inventory.listed(&made.path, &Listed::Directory(made.metadata));
+                fs::set_time(directory.as_fd(), made.time)
+            }
+            false => {
+                self.inventory.listed(&made.path, &Listed::ImpliedDirectory);
+                fs::set_owner_and_mode(directory.as_fd(), 0, 0, IMPLIED_MODE)
+            }
+        }
     }
 
     /// Takes what is no directory.
@@ -164,19 +194,23 @@ impl Taker<'_> {
             FileType::RegularFile => return self.file(from, to, name, path, stat),
             FileType::CharacterDevice if fs::is_whiteout(stat) => {
                 self.count(path, 0)?;
+                self.inventory.listed(path, &Listed::Whiteout);
                 return fs::make_whiteout(to, name).map_err(|e| self.error("make", path, e));
             }
-            FileType::Symlink => {
-                fs::read_link(from, name).and_then(|target| fs::make_symlink(to, name, &target))
-            }
+            FileType::Symlink => fs::read_link(from, name).and_then(|target| {
+                fs::make_symlink(to, name, &target)?;
+                Ok(Listed::Link { uid: stat.st_uid, gid: stat.st_gid, target })
+            }),
             FileType::CharacterDevice | FileType::BlockDevice | FileType::Fifo => {
-                let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
-                fs::make_node(to, name, kind, major, minor)
+                let device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+                let listed = Listed::Node { kind: kind.as_raw_mode(), metadata: metadata(stat, 0), device };
+                fs::make_node(to, name, kind, device.0, device.1).map(|()| listed)
             }
             // No archive has one, so no layer needs it.
             FileType::Socket | FileType::Directory | FileType::Unknown => return Ok(()),
         };
-        made.map_err(|e| self.error("make", path, e))?;
+        let listed = made.map_err(|e| self.error("make", path, e))?;
+        self.inventory.listed(path, &listed);
         self.count(path, 0)?;
         fs::set_owner_at(to, name, stat.st_uid, stat.st_gid)
             .map_err(|e| self.error("set the owner of", path, e))?;
@@ -196,50 +230,78 @@ impl Taker<'_> {
     ) -> Result<(), AdoptError> {
         if stat.st_nlink > 1 && self.mode != Mode::Hardlink {
             if let Some(first) = self.linked.get(&stat.st_ino) {
+                self.inventory.hard_link(path, first);
                 return fs::make_hard_link(self.to.as_fd(), first, to, name)
                     .map_err(|e| self.error("link", path, e));
             }
             self.linked.insert(stat.st_ino, path.to_vec());
         }
-        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let size = stat.st_size.unsigned_abs();
         self.count(path, size.next_multiple_of(BLOCK))?;
         let source = fs::open_file_beneath(from, name).map_err(|e| self.error("open", path, e))?;
-        if self.mode == Mode::Hardlink {
-            self.redirects(source.as_fd(), path)?;
-            return fs::make_hard_link(from, name, to, name).map_err(|e| self.error("link", path, e));
-        }
-        let target = fs::create_file(to, name).map_err(|e| self.error("make", path, e))?;
-        match self.mode {
-            Mode::Reflink => {
-                rustix::fs::ioctl_ficlone(&target, &source)
-                    .map_err(|e| self.error("share the content of", path, e))?;
+        let attributes = match self.mode {
+            Mode::Hardlink => {
+                let names = self.attributes(source.as_fd(), path)?;
+                fs::make_hard_link(from, name, to, name).map_err(|e| self.error("link", path, e))?;
+                count_of(&names)
             }
-            Mode::Copy | Mode::Hardlink => {
-                copy(source.as_fd(), target.as_fd(), size).map_err(|e| self.io_error("copy", path, e))?;
-            }
-        }
-        let target = target.as_fd();
-        fs::set_owner_and_mode(target, stat.st_uid, stat.st_gid, stat.st_mode)
-            .map_err(|e| self.error("set owner and mode of", path, e))?;
-        self.xattrs(source.as_fd(), target, path)?;
-        fs::set_time(target, time(stat)).map_err(|e| self.error("set the time of", path, e))
-    }
-
-    fn xattrs(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, path: &[u8]) -> Result<(), AdoptError> {
-        for name in self.redirects(from, path)? {
-            if name.starts_with(OVERLAY) {
-                continue;
-            }
-            let value = fs::xattr(from, &name).map_err(|e| self.error("read attributes of", path, e))?;
-            if let Some(value) = value {
-                fs::set_xattr(to, &name, &value).map_err(|e| self.error("set an attribute of", path, e))?;
-            }
-        }
+            Mode::Reflink | Mode::Copy => self.new_file(source.as_fd(), to, name, path, stat)?,
+        };
+        let print = self.print(to, name, stat).map_err(|e| self.io_error("read", path, e))?;
+        let metadata = metadata(stat, attributes);
+        self.inventory.listed(path, &Listed::File { metadata, size, print });
         Ok(())
     }
 
+    /// Makes a file with the content and metadata of another; says how many attributes it has.
+    fn new_file(
+        &self,
+        source: BorrowedFd<'_>,
+        to: BorrowedFd<'_>,
+        name: &[u8],
+        path: &[u8],
+        stat: &Stat,
+    ) -> Result<u64, AdoptError> {
+        let target = fs::create_file(to, name).map_err(|e| self.error("make", path, e))?;
+        let target = target.as_fd();
+        if self.mode == Mode::Reflink {
+            rustix::fs::ioctl_ficlone(target, source)
+                .map_err(|e| self.error("share the content of", path, e))?;
+        } else {
+            copy(source, target, stat.st_size.unsigned_abs()).map_err(|e| self.io_error("copy", path, e))?;
+        }
+        fs::set_owner_and_mode(target, stat.st_uid, stat.st_gid, stat.st_mode)
+            .map_err(|e| self.error("set owner and mode of", path, e))?;
+        let attributes = self.xattrs(source, target, path)?;
+        fs::set_time(target, time(stat)).map_err(|e| self.error("set the time of", path, e))?;
+        Ok(attributes)
+    }
+
+    /// The fingerprint of a file that was taken, where its content is of interest.
+    fn print(&self, to: BorrowedFd<'_>, name: &[u8], stat: &Stat) -> io::Result<Option<u64>> {
+        let size = stat.st_size.unsigned_abs();
+        let has_holes = stat.st_blocks.unsigned_abs().saturating_mul(512) < size;
+        if !self.read || (has_holes && size > LARGEST_WITH_HOLES) {
+            return Ok(None);
+        }
+        let file = File::from(fs::open_file_beneath(to, name)?);
+        Ok(Some(fingerprint(file)?.1))
+    }
+
+    /// Sets the attributes that do not belong to the other store; says how many count for the inventory.
+    fn xattrs(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, path: &[u8]) -> Result<u64, AdoptError> {
+        let names = self.attributes(from, path)?;
+        for name in names.iter().filter(|name| !name.starts_with(OVERLAY)) {
+            let value = fs::xattr(from, name).map_err(|e| self.error("read attributes of", path, e))?;
+            if let Some(value) = value {
+                fs::set_xattr(to, name, &value).map_err(|e| self.error("set an attribute of", path, e))?;
+            }
+        }
+        Ok(count_of(&names))
+    }
+
     /// The names of all attributes; those that lead elsewhere are refused.
-    fn redirects(&self, of: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<Vec<u8>>, AdoptError> {
+    fn attributes(&self, of: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<Vec<u8>>, AdoptError> {
         let names = fs::xattr_names(of).map_err(|e| self.error("read attributes of", path, e))?;
         match names.iter().any(|name| REDIRECTING.contains(&name.as_slice())) {
             true => Err(self.refused(path, "its name or content is that of another layer")),
@@ -286,83 +348,14 @@ fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
     path
 }
 
+fn metadata(stat: &Stat, attributes: u64) -> Metadata {
+    Metadata { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid, attributes }
+}
+
+fn count_of(attributes: &[Vec<u8>]) -> u64 {
+    attributes.iter().filter(|name| is_counted(name)).count() as u64
+}
+
 fn time(stat: &Stat) -> Timespec {
     Timespec { tv_sec: stat.st_mtime, tv_nsec: i64::try_from(stat.st_mtime_nsec).unwrap_or(0) }
-}
-
-/// Copies what holds data; the holes stay holes.
-fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> io::Result<()> {
-    let mut at = 0;
-    while at < size {
-        let data = match rustix::fs::seek(from, SeekFrom::Data(at)) {
-            Ok(data) => data,
-            // Nothing but a hole.
-            Err(Errno::NXIO) => break,
-            // A file system that knows of no holes.
-            Err(Errno::INVAL) => at,
-            Err(e) => return Err(e.into()),
-        };
-        let end = rustix::fs::seek(from, SeekFrom::Hole(data)).unwrap_or(size).min(size);
-        let (mut offset_in, mut offset_out) = (data, data);
-        while offset_in < end {
-            let left = usize::try_from(end - offset_in).unwrap_or(usize::MAX).min(1 << 30);
-            let copied = match rustix::fs::copy_file_range(
-                from,
-                Some(&mut offset_in),
-                to,
-                Some(&mut offset_out),
-                left,
-            ) {
-                // Between file systems of different kinds.
-                Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::INVAL) => {
-                    plain_copy(from, to, &mut offset_in, end)?
-                }
-                result => result?,
-            };
-            if copied == 0 {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file has become shorter"));
-            }
-            offset_out = offset_in;
-        }
-        at = end;
-    }
-    Ok(rustix::fs::ftruncate(to, size)?)
-}
-
-/// Copies some bytes at an offset, which moves on.
-fn plain_copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, at: &mut u64, end: u64) -> io::Result<usize> {
-    let mut chunk = vec![0; 256 * 1024];
-    let most = chunk.len().min(usize::try_from(end - *at).unwrap_or(usize::MAX));
-    let count = rustix::io::pread(from, &mut chunk[..most], *at)?;
-    let mut written = 0;
-    while written < count {
-        written += rustix::io::pwrite(to, &chunk[written..count], *at + written as u64)?;
-    }
-    *at += count as u64;
-    Ok(count)
-}
-
-/// Tries it with two files without names.
-fn can_share(directory: &Path) -> io::Result<bool> {
-    let scratch = || crate::image::archive::scratch(directory);
-    let (one, two): (File, File) = (scratch()?, scratch()?);
-    Ok(rustix::fs::ioctl_ficlone(&one, &two).is_ok())
-}
-
-/// The first of the cheaper ways that is possible; for a mode that was asked for, why it is not.
-pub(super) fn resolve(tree: &Path, directory: &Path, wanted: Option<Mode>) -> Result<Mode, AdoptError> {
-    let fail = |source| AdoptError::Read { path: tree.to_owned(), source };
-    match wanted {
-        None => {
-            for mode in [Mode::Reflink, Mode::Hardlink] {
-                if possible(tree, directory, mode).map_err(fail)? {
-                    return Ok(mode);
-                }
-            }
-            Ok(Mode::Copy)
-        }
-        Some(mode) if possible(tree, directory, mode).map_err(fail)? => Ok(mode),
-        Some(Mode::Hardlink) => Err(AdoptError::OtherFileSystem(PathBuf::from(tree))),
-        Some(_) => Err(AdoptError::NoReflink(PathBuf::from(tree))),
-    }
 }

@@ -183,6 +183,9 @@ fn descend(
             error => Descent::Failed(ArchiveError::document(&name, &error)),
         };
         match Document::parse(&body, media_type.take()).map_err(invalid)? {
+            Document::Manifest(Manifest { artifact: Some(artifact), .. }) => {
+                return Err(Descent::Artifact(artifact.kind));
+            }
             Document::Manifest(manifest) => return Ok((body, manifest)),
             Document::Index(index) => at = index.choose(platform).map_err(invalid)?,
         }

@@ -8,6 +8,7 @@ use tar_core::parse::ParsedEntry;
 use tar_core::{EntryType, PaxExtensions, SparseEntry};
 
 use super::error::ExtractError;
+use super::inventory::Metadata;
 use crate::sys::fs::Timespec;
 
 const WHITEOUT: &[u8] = b".wh.";
@@ -103,6 +104,11 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// What the inventory keeps of it; `attributes` is how many were set.
+    pub(super) fn metadata(&self, attributes: u64) -> Metadata {
+        Metadata { mode: self.mode, uid: self.uid, gid: self.gid, attributes }
+    }
+
     /// Checks what the parser read. `sparse` is the map and length of a sparse file.
     pub(super) fn new(
         parsed: &ParsedEntry<'_>,

@@ -8,7 +8,7 @@
 //! "podd-files 1\n"  record*  'E' crc32 of all before it
 //! record: tag, length of the prefix shared with the path before, length of the rest, the rest, then by tag:
 //!   'F' file: mode uid gid attributes size print      'H' hard link: the target's path
-//!   'S' file with holes: the same without print
+//!   'S' file with holes, or that was not read: the same without print
 //!   'D' directory: mode uid gid attributes            'L' symbolic link: uid gid, the target
 //!   'N' device, FIFO: kind mode uid gid attributes major minor
 //!   'I' implied directory      'W' whiteout            '-' removed, with all below it
@@ -35,7 +35,7 @@ const MAGIC: &[u8] = b"podd-files 1\n";
 const MOST_BYTES: u64 = 4 << 30;
 
 /// Appends to a layer's inventory. A failure is reported at the end.
-pub(super) struct Inventory {
+pub struct Inventory {
     log: BufWriter<File>,
     crc: Crc,
     last: Vec<u8>,
@@ -45,7 +45,7 @@ pub(super) struct Inventory {
 
 impl Inventory {
     /// Begins the inventory of the layer in `staging`.
-    pub(super) fn create(staging: &Path) -> io::Result<Self> {
+    pub fn create(staging: &Path) -> io::Result<Self> {
         let log = BufWriter::with_capacity(64 << 10, File::create(staging.join(INVENTORY))?);
         let (crc, last, record) = (Crc::new(), Vec::new(), MAGIC.to_vec());
         let mut inventory = Self { log, crc, last, record, failed: None };
@@ -56,38 +56,23 @@ impl Inventory {
     /// A file with the content that `print` has seen; `attributes` were set. Of one with holes only the length is kept: to read
     /// them all could take for ever.
     pub(super) fn file(&mut self, path: &[u8], entry: &Entry, attributes: u64, print: Fingerprint) {
-        let (tag, size) = match &entry.kind {
-            Kind::SparseFile { length, .. } => (b'S', *length),
-            _ => (b'F', entry.content),
+        let (size, print) = match &entry.kind {
+            Kind::SparseFile { length, .. } => (*length, None),
+            _ => (entry.content, Some(print.finish().1)),
         };
-        self.begin(tag, path);
-        self.metadata(entry, attributes);
-        self.number(size);
-        if tag == b'F' {
-            self.number(print.finish().1);
-        }
-        self.append();
+        self.listed(path, &Listed::File { metadata: entry.metadata(attributes), size, print });
     }
 
     /// A directory, device, FIFO or symbolic link.
     pub(super) fn entry(&mut self, path: &[u8], entry: &Entry, attributes: u64) {
-        match &entry.kind {
-            Kind::Directory => {
-                self.begin(b'D', path);
-                self.metadata(entry, attributes);
-            }
+        let metadata = entry.metadata(attributes);
+        let listed = match &entry.kind {
+            Kind::Directory => Listed::Directory(metadata),
             Kind::Symlink { target } => {
-                self.begin(b'L', path);
-                self.number(entry.uid.into());
-                self.number(entry.gid.into());
-                self.text(target);
+                Listed::Link { uid: entry.uid, gid: entry.gid, target: target.clone() }
             }
             Kind::Node { kind, major, minor } => {
-                self.begin(b'N', path);
-                self.number(kind.as_raw_mode().into());
-                self.metadata(entry, attributes);
-                self.number((*major).into());
-                self.number((*minor).into());
+                Listed::Node { kind: kind.as_raw_mode(), metadata, device: (*major, *minor) }
             }
             Kind::File
             | Kind::SparseFile { .. }
@@ -95,26 +80,46 @@ impl Inventory {
             | Kind::Whiteout { .. }
             | Kind::Opaque
             | Kind::Ignored => return,
+        };
+        self.listed(path, &listed);
+    }
+
+    /// A name as it has to be from now on.
+    pub fn listed(&mut self, path: &[u8], listed: &Listed) {
+        match listed {
+            Listed::File { metadata, size, print } => {
+                self.begin(if print.is_some() { b'F' } else { b'S' }, path);
+                self.metadata(metadata);
+                self.number(*size);
+                print.iter().for_each(|print| self.number(*print));
+            }
+            Listed::Directory(metadata) => {
+                self.begin(b'D', path);
+                self.metadata(metadata);
+            }
+            Listed::ImpliedDirectory => self.begin(b'I', path),
+            Listed::Link { uid, gid, target } => {
+                self.begin(b'L', path);
+                self.number((*uid).into());
+                self.number((*gid).into());
+                self.text(target);
+            }
+            Listed::Node { kind, metadata, device } => {
+                self.begin(b'N', path);
+                self.number((*kind).into());
+                self.metadata(metadata);
+                self.number(device.0.into());
+                self.number(device.1.into());
+            }
+            Listed::Whiteout => self.begin(b'W', path),
         }
         self.append();
     }
 
     /// Another name of a file, link or device.
-    pub(super) fn hard_link(&mut self, path: &[u8], target: &[u8]) {
+    pub fn hard_link(&mut self, path: &[u8], target: &[u8]) {
         self.begin(b'H', path);
         self.text(target);
-        self.append();
-    }
-
-    /// A directory that takes its metadata from the layers below.
-    pub(super) fn implied(&mut self, path: &[u8]) {
-        self.begin(b'I', path);
-        self.append();
-    }
-
-    /// An overlay's mark that a name is gone.
-    pub(super) fn whiteout(&mut self, path: &[u8]) {
-        self.begin(b'W', path);
         self.append();
     }
 
@@ -125,7 +130,7 @@ impl Inventory {
     }
 
     /// Ends the log.
-    pub(super) fn finish(mut self) -> io::Result<()> {
+    pub fn finish(mut self) -> io::Result<()> {
         self.record.push(b'E');
         self.record.extend_from_slice(&self.crc.sum().to_le_bytes());
         self.append();
@@ -144,8 +149,8 @@ impl Inventory {
         self.last.extend_from_slice(&path[shared..]);
     }
 
-    fn metadata(&mut self, entry: &Entry, attributes: u64) {
-        for number in [entry.mode.into(), entry.uid.into(), entry.gid.into(), attributes] {
+    fn metadata(&mut self, of: &Metadata) {
+        for number in [of.mode.into(), of.uid.into(), of.gid.into(), of.attributes] {
             self.number(number);
         }
     }
@@ -181,7 +186,7 @@ pub enum Listed {
         metadata: Metadata,
         /// Its length in bytes.
         size: u64,
-        /// The fingerprint of its content, unless it has holes.
+        /// The fingerprint of its content, unless it has holes or was not read.
         print: Option<u64>,
     },
     /// A directory.
@@ -355,10 +360,10 @@ mod tests {
     fn what_is_removed_takes_all_below_it_along() {
         let (scratch, mut log) = begun();
         for path in [&b"a"[..], b"a/b", b"a/b/c", b"a.b", b"ab"] {
-            log.implied(path);
+            log.listed(path, &Listed::ImpliedDirectory);
         }
         log.removed(b"a");
-        log.whiteout(b"a");
+        log.listed(b"a", &Listed::Whiteout);
         log.hard_link(b"link", b"a");
         log.finish().unwrap();
         let files = read_inventory(scratch.path()).unwrap();
@@ -372,7 +377,7 @@ mod tests {
         fn names_come_back(paths in proptest::collection::vec("[a-c/]{0,6}|.{0,200}", 0..20)) {
             let (scratch, mut log) = begun();
             for path in &paths {
-                log.whiteout(path.as_bytes());
+                log.listed(path.as_bytes(), &Listed::Whiteout);
             }
             log.finish().unwrap();
             let files = read_inventory(scratch.path()).unwrap();
@@ -382,7 +387,7 @@ mod tests {
         #[test]
         fn damage_is_noticed_and_nothing_panics(at in 0usize..80, with in any::<u8>(), cut in 0usize..80) {
             let (scratch, mut log) = begun();
-            log.implied(b"usr/lib");
+            log.listed(b"usr/lib", &Listed::ImpliedDirectory);
             log.hard_link(b"usr/lib64", b"usr/lib");
             log.removed(b"usr/lib/x");
             log.finish().unwrap();

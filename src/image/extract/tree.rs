@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use super::Limits;
 use super::error::ExtractError;
-use super::inventory::Inventory;
+use super::inventory::{Inventory, Listed};
 use crate::sys::fs;
 
 /// As Linux does (MAXSYMLINKS).
@@ -260,7 +260,7 @@ impl<'a> Tree<'a> {
         fs::set_owner_and_mode(fd.as_fd(), 0, 0, IMPLIED_MODE).map_err(fail)?;
         let dir = self.child(at, name, fd, walk)?;
         self.remember(&dir.path)?;
-        self.inventory.implied(&dir.path);
+        self.inventory.listed(&dir.path, &Listed::ImpliedDirectory);
         self.implied.insert(dir.path.clone());
         Ok(dir)
     }

@@ -229,7 +229,7 @@ impl<'a> Writer<'a> {
         match fs::make_whiteout(parent.fd(), name) {
             Err(Errno::EXIST) => {}
             Ok(()) => {
-                self.tree.inventory.whiteout(&parent.join(name));
+                self.tree.inventory.listed(&parent.join(name), &inventory::Listed::Whiteout);
                 return Ok(());
             }
             Err(e) => return Err(self.error("make the whiteout", entry, e)),

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderMap, RANGE, WWW_AUTHENTICATE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
@@ -18,7 +18,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
 use super::registry::{self, PASSWORD, USER};
@@ -43,6 +43,8 @@ pub enum Behaviour {
     Dies,
     /// Every layer has one byte changed, but not the configurations.
     CorruptLayers,
+    /// The second half of every layer waits for [`Front::release`].
+    Holds,
     /// Nothing is done; the requests are only counted.
     Watches,
 }
@@ -71,6 +73,8 @@ struct State {
     cuts: AtomicUsize,
     dead: AtomicBool,
     death: Notify,
+    /// Closed when what is held may go on.
+    held: Arc<Semaphore>,
     seen: Mutex<Vec<String>>,
     client: reqwest::Client,
 }
@@ -93,6 +97,7 @@ impl Front {
             cuts: AtomicUsize::new(0),
             dead: AtomicBool::new(false),
             death: Notify::new(),
+            held: Arc::new(Semaphore::new(0)),
             seen: Mutex::default(),
             client: registry::client(),
         });
@@ -113,6 +118,11 @@ impl Front {
     /// The paths with queries, and the authorization, of all requests so far.
     pub fn seen(&self) -> Vec<String> {
         self.state.seen.lock().unwrap().clone()
+    }
+
+    /// Lets go on what [`Behaviour::Holds`] has held up.
+    pub fn release(&self) {
+        self.state.held.close();
     }
 
     /// How many of them asked for a range.
@@ -247,7 +257,9 @@ impl State {
                 self.death.notify_one();
                 half(&body)
             }
-            Behaviour::Cut(_)
+            Behaviour::Holds if body.len() > LAYER => halves(&body, Arc::clone(&self.held)),
+            Behaviour::Holds
+            | Behaviour::Cut(_)
             | Behaviour::AnonymousTokens
             | Behaviour::UserTokens
             | Behaviour::Busy(_)
@@ -273,6 +285,18 @@ fn half(bytes: &Bytes) -> Body {
     let half = Ok(Frame::data(bytes.slice(..bytes.len() / 2)));
     let broken = Err(std::io::Error::other("the line is cut"));
     BodyExt::boxed(StreamBody::new(stream::iter([half, broken])))
+}
+
+/// A body whose second half comes when `held` is closed.
+fn halves(bytes: &Bytes, held: Arc<Semaphore>) -> Body {
+    let mut bytes = bytes.clone();
+    let first = bytes.split_to(bytes.len() / 2);
+    let second = async move {
+        held.acquire().await.unwrap_err();
+        Ok(Frame::data(bytes))
+    };
+    let first = stream::iter([Ok(Frame::data(first))]);
+    BodyExt::boxed(StreamBody::new(first.chain(stream::once(second))))
 }
 
 fn plain(status: StatusCode, text: &str) -> Response<Body> {

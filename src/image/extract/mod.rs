@@ -15,6 +15,8 @@
 mod decode;
 mod entry;
 mod error;
+#[cfg(podd_fuzzing)]
+pub mod fuzzing;
 mod gunzip;
 mod input;
 mod stream;

@@ -1,5 +1,6 @@
 //! The command line of podd.
 
+mod cli;
 mod daemon;
 
 use std::io::IsTerminal;
@@ -33,6 +34,13 @@ enum Command {
     Serve(Sources),
     /// Print the effective configuration, commented.
     Config(Sources),
+    /// Work with the node's images, with a daemon running or not.
+    Images {
+        #[command(flatten)]
+        sources: Sources,
+        #[command(subcommand)]
+        command: cli::images::ImagesCommand,
+    },
 }
 
 #[derive(Args)]
@@ -58,7 +66,8 @@ impl Sources {
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("podd: {error:#}");
             ExitCode::FAILURE
@@ -66,18 +75,24 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
+/// `false` is exit status 1 without an error.
+fn run(cli: Cli) -> anyhow::Result<bool> {
     match cli.command {
         Command::Config(sources) => {
             print!("{}", config::render(&sources.load()?));
-            Ok(())
+            Ok(true)
         }
-        Command::Serve(sources) => serve(sources.load()?),
+        Command::Serve(sources) => serve(sources.load()?).map(|()| true),
+        Command::Images { sources, command } => {
+            let config = sources.load()?;
+            log_to_stderr(config.log_level);
+            async_runtime()?.block_on(cli::images::run(command, &config))
+        }
     }
 }
 
-fn serve(config: Config) -> anyhow::Result<()> {
-    let level = match config.log_level {
+fn log_to_stderr(level: LogLevel) {
+    let level = match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
@@ -91,13 +106,20 @@ fn serve(config: Config) -> anyhow::Result<()> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     tracing_subscriber::registry().with(lines.with_filter(levels)).init();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+}
+
+fn async_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .thread_name("podd")
         .enable_all()
         .build()
-        .context("starting the async runtime")?;
-    runtime.block_on(async {
+        .context("starting the async runtime")
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
+    log_to_stderr(config.log_level);
+    async_runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("watching for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("watching for SIGINT")?;
         let shutdown = async move {

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use podd::image::digest::Digest;
 use podd::image::extract::{
-    Compression, ExtractError, Extracted, FILES, LayerExpectation, Limits, extract_layer,
+    Compression, ExtractError, Extracted, FILES, INVENTORY, LayerExpectation, Limits, extract_layer, read_inventory,
 };
 
 /// What the canary holds.
@@ -83,11 +83,11 @@ impl Place {
 fn check_staging(staging: &Path, result: &Result<Extracted, ExtractError>) {
     let mut seen = Seen::default();
     let Ok(extracted) = result else {
-        assert!(names(staging).iter().all(|name| name == FILES || name == "discarded"));
+        assert!(names(staging).iter().all(|name| [FILES, INVENTORY, "discarded"].contains(&name.as_str())));
         seen.walk(staging, 0);
         return;
     };
-    assert_eq!(names(staging), [FILES]);
+    assert_eq!(names(staging), [FILES, INVENTORY]);
     seen.walk(&staging.join(FILES), 0);
     assert!(seen.entries <= LIMITS.max_entries && extracted.inodes <= LIMITS.max_entries);
     assert!(seen.entries < extracted.inodes, "{} files where {extracted:?} counts", seen.entries);

@@ -102,6 +102,7 @@ impl Config {
                 namespaced_auth_dir: PathBuf::new(),
                 stall_timeout_seconds: 30,
                 max_parallel_layers: 4,
+                keep_unfinished_seconds: 3600,
                 insecure_registries: Vec::new(),
             },
             streaming: StreamingConfig { address: ([127, 0, 0, 1], 0).into() },
@@ -155,6 +156,7 @@ fn apply(config: &mut Config, mut reader: Reader<'_>) {
         reader.optional_path("namespaced_auth_dir", &mut config.images.namespaced_auth_dir);
         reader.number("stall_timeout_seconds", 1..=3600, &mut config.images.stall_timeout_seconds);
         reader.number("max_parallel_layers", 1..=64, &mut config.images.max_parallel_layers);
+        reader.number("keep_unfinished_seconds", 0..=604_800, &mut config.images.keep_unfinished_seconds);
         reader.strings("insecure_registries", &mut config.images.insecure_registries);
     });
     reader.section("streaming", |reader| {

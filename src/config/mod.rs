@@ -128,6 +128,8 @@ pub struct ImagesConfig {
     pub stall_timeout_seconds: u64,
     /// How many layers the node fetches at a time, all pulls together.
     pub max_parallel_layers: u64,
+    /// How long layers of a pull that failed are of use to the next one, in seconds.
+    pub keep_unfinished_seconds: u64,
     /// Registries (`host:port`) that may be spoken to by plain HTTP, besides those on loopback.
     pub insecure_registries: Vec<String>,
 }

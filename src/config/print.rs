@@ -68,6 +68,8 @@ impl Page {
         let stall = images.stall_timeout_seconds.to_string();
         self.key("stall_timeout_seconds", stall, "a layer without bytes is asked for again");
         self.key("max_parallel_layers", images.max_parallel_layers.to_string(), "of the whole node");
+        let keep = images.keep_unfinished_seconds.to_string();
+        self.key("keep_unfinished_seconds", keep, "how long layers of failed pulls are kept");
         let insecure = list(images.insecure_registries.iter().map(|host| text(host)));
         self.key("insecure_registries", insecure, "host:port of plain HTTP, besides loopback");
     }

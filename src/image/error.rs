@@ -27,6 +27,12 @@ pub enum ImageError {
     },
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("there is no image {0:?}")]
+    NoImage(String),
+    #[error(
+        "no registry is known for layer {index} of image {image}: it has neither tag nor repository digest"
+    )]
+    NoSource { image: Digest, index: usize },
     #[error("cannot get ready to speak to registries")]
     Setup(#[from] SetupError),
     #[error(transparent)]
@@ -72,6 +78,7 @@ impl ImageError {
     pub fn kind(&self) -> ImageErrorKind {
         match self {
             Self::Reference(_) | Self::Credentials(_) => ImageErrorKind::Invalid,
+            Self::NoImage(_) => ImageErrorKind::NotFound,
             Self::Registry(error) => match error.kind() {
                 ErrorKind::NotFound => ImageErrorKind::NotFound,
                 ErrorKind::Unauthorized | ErrorKind::Denied | ErrorKind::Refused => ImageErrorKind::Denied,
@@ -96,7 +103,9 @@ impl ImageError {
                     .unwrap_or(ImageErrorKind::NotFound)
             }
             Self::Policy(_) | Self::NoSignatureKept(..) => ImageErrorKind::Untrusted,
-            Self::Store(_) | Self::Setup(_) | Self::Registries(_) => ImageErrorKind::Internal,
+            Self::Store(_) | Self::Setup(_) | Self::Registries(_) | Self::NoSource { .. } => {
+                ImageErrorKind::Internal
+            }
         }
     }
 }

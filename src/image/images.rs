@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::digest::Digest;
 use super::error::{ImageError, ImageErrorKind};
 use super::policy::Policies;
+use super::progress::{PullStatus, PullTotals};
 use super::pull::Puller;
 use super::reference::Reference;
 use super::registries::{Paths, Registries};
@@ -43,7 +44,19 @@ pub struct PullRequest {
 impl Images {
     /// Opens the store below `root`, collects its garbage, and gets ready to pull. Blocks.
     pub fn open(config: &ImagesConfig, root: &Path) -> Result<Self, ImageError> {
-        let store = Store::open(root)?;
+        Self::with_store(
+            Store::open(root, Duration::from_secs(config.keep_unfinished_seconds))?,
+            config,
+            root,
+        )
+    }
+
+    /// The same images for a tool, whether or not a daemon has them open: [`Store::join`]. Blocks.
+    pub fn join(config: &ImagesConfig, root: &Path) -> Result<Self, ImageError> {
+        Self::with_store(Store::join(root)?, config, root)
+    }
+
+    fn with_store(store: Store, config: &ImagesConfig, root: &Path) -> Result<Self, ImageError> {
         let registries = Arc::new(Registries::open(Paths {
             registries_conf: config.registries_conf.clone(),
             certs_dir: config.certs_dir.clone(),
@@ -63,6 +76,14 @@ impl Images {
         policies.announce();
         let namespaced_auth_dir = given(&config.namespaced_auth_dir);
         Ok(Self { root: root.to_owned(), store, puller, registries, policies, namespaced_auth_dir })
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(super) fn puller(&self) -> &Arc<Puller> {
+        &self.puller
     }
 
     /// Where the images lie.
@@ -165,6 +186,16 @@ impl Images {
     pub fn retain_rootfs(&self, living: &HashSet<ContainerId>) -> Vec<StoreError> {
         let dead = self.store.containers().into_iter().filter(|id| !living.contains(id));
         dead.filter_map(|id| self.store.remove_rootfs(&id).err()).collect()
+    }
+
+    /// The pulls under way, oldest first.
+    pub fn pulls(&self) -> Vec<PullStatus> {
+        self.puller.progress.status()
+    }
+
+    /// What all pulls since the start of the daemon come to.
+    pub fn pull_totals(&self) -> PullTotals {
+        self.puller.progress.totals()
     }
 
     /// What the layers take of the disk.

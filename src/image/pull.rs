@@ -14,7 +14,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
@@ -22,12 +22,15 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::digest::Digest;
-use super::error::ImageError;
+use super::error::{ImageError, ImageErrorKind};
 use super::extract::{ChannelReader, ExtractError, Extracted, LayerExpectation, Limits, extract_layer};
 use super::policy::PolicyFile;
+use super::progress::{Progress, Pull, Stage};
 use super::reference::Reference;
-use super::registry::{BlobStream, LayerDescriptor, Platform, PullAuth, RegistryClient, Resolved, Source};
-use super::store::{Image, NewImage, Staging, Store, chain_ids};
+use super::registry::{
+    BlobStream, LayerDescriptor, Platform, PullAuth, RegistryClient, Resolved, Source, layers_of_manifest,
+};
+use super::store::{Image, NewImage, Staging, Store, StoreError, chain_ids};
 use super::verify::Signed;
 use crate::sys;
 
@@ -35,12 +38,17 @@ use crate::sys;
 /// some 800 KB.
 const CHUNKS: usize = 4;
 
+/// How much of an image is fetched before the disk is told to write what it unpacked to, and how often that is looked at.
+const FLUSH_EVERY: u64 = 32 << 20;
+const FLUSH_PAUSE: Duration = Duration::from_millis(200);
+
 /// What pulls with.
 pub(super) struct Puller {
     store: Store,
     client: RegistryClient,
     platform: Platform,
     layers: Arc<Semaphore>,
+    pub(super) progress: Progress,
     // Held for a map operation; never over an await.
     under_way: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -53,6 +61,7 @@ struct Job {
     layer: LayerDescriptor,
     diff_id: Digest,
     staging: Arc<Staging>,
+    progress: Arc<Pull>,
     stop: CancellationToken,
 }
 
@@ -64,6 +73,7 @@ impl Puller {
             client,
             platform: Platform::host(),
             layers: Arc::new(Semaphore::new(permits)),
+            progress: Progress::default(),
             under_way: Mutex::default(),
         }
     }
@@ -77,8 +87,11 @@ impl Puller {
         keep_signatures: bool,
     ) -> Result<Arc<Image>, ImageError> {
         let began = Instant::now();
+        let under_way = self.progress.begin(reference);
+        let progress = under_way.pull();
         let by_name = self.turn(&reference.to_string());
         let _by_name = by_name.lock().await;
+        progress.enter(Stage::Resolving);
         let known = |id: &Digest| {
             let image = self.store.find(id.as_str()).ok()??;
             Some(Bytes::from(image.raw_config.clone()))
@@ -91,7 +104,7 @@ impl Puller {
         let _by_id = by_id.lock().await;
         let store = self.store.clone();
         let staging = Arc::new(sys::blocking(move || store.stage()).await?);
-        let layers = self.layers(reference, &source, &resolved, &staging).await?;
+        let layers = self.layers(reference, &source, &resolved, &staging, progress).await?;
         let fetched = layers.iter().flatten().count();
         let new = NewImage {
             size: resolved.layers.iter().map(|layer| layer.size).sum::<u64>() + resolved.config.len() as u64,
@@ -103,10 +116,12 @@ impl Puller {
             pinned: false,
             layers,
         };
+        progress.enter(Stage::Committing);
         let store = self.store.clone();
         let image = sys::blocking(move || store.commit_image(&staging, new)).await?;
         sys::memory::trim();
         tracing::info!(image = %reference, id = %image.id, fetched, millis = began.elapsed().as_millis(), "pulled");
+        under_way.succeeded();
         Ok(image)
     }
 
@@ -117,14 +132,17 @@ impl Puller {
         source: &Source,
         resolved: &Resolved,
         staging: &Arc<Staging>,
+        progress: &Arc<Pull>,
     ) -> Result<Vec<Option<Extracted>>, ImageError> {
         let chain = chain_ids(&resolved.diff_ids);
         let stop = CancellationToken::new();
-        let mut tasks = JoinSet::new();
+        let (mut tasks, mut to_fetch) = (JoinSet::new(), 0);
         for (index, layer) in resolved.layers.iter().enumerate() {
             if staging.reuse(&chain[index]).is_some() {
+                progress.layer_done();
                 continue;
             }
+            to_fetch += layer.size;
             let job = Job {
                 index,
                 reference: reference.clone(),
@@ -132,24 +150,45 @@ impl Puller {
                 layer: layer.clone(),
                 diff_id: resolved.diff_ids[index].clone(),
                 staging: Arc::clone(staging),
+                progress: Arc::clone(progress),
                 stop: stop.clone(),
             };
             let puller = Arc::clone(self);
             tasks.spawn(async move { (index, puller.layer(job).await) });
         }
+        progress.unpacks(resolved.layers.len(), to_fetch);
         let mut layers = vec![None; resolved.layers.len()];
         let mut failure = None;
-        while let Some(ended) = tasks.join_next().await {
+        let mut flushing = std::pin::pin!(keep_flushing(staging, progress));
+        loop {
+            let ended = tokio::select! {
+                ended = tasks.join_next() => ended,
+                error = &mut flushing, if failure.is_none() => {
+                    stop.cancel();
+                    failure = Some(error.into());
+                    continue;
+                }
+            };
+            let Some(ended) = ended else { break };
             let (index, result) = ended.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
             match result {
-                Ok(extracted) => layers[index] = Some(extracted),
+                Ok(extracted) => {
+                    progress.layer_done();
+                    layers[index] = Some(extracted);
+                }
                 Err(error) => {
                     stop.cancel();
                     failure.get_or_insert(error);
                 }
             }
         }
-        failure.map_or(Ok(layers), Err)
+        let Some(error) = failure else { return Ok(layers) };
+        if error.kind() == ImageErrorKind::NoSpace {
+            staging.keep_nothing();
+            let store = self.store.clone();
+            sys::blocking(move || store.discard_unfinished()).await;
+        }
+        Err(error)
     }
 
     async fn layer(&self, job: Job) -> Result<Extracted, ImageError> {
@@ -163,16 +202,22 @@ impl Puller {
             () = job.stop.cancelled() => return Err(aborted()),
         };
         let Ok(_permit) = permit else { return Err(aborted()) };
+        let (staging, diff_id, index) = (Arc::clone(&job.staging), job.diff_id.clone(), job.index);
+        if let Some(extracted) = sys::blocking(move || staging.take_over(&diff_id, index)).await {
+            return Ok(extracted);
+        }
         let (digest, size) = (&job.layer.digest, job.layer.size);
         let blob = job.source.open_blob(digest, size).await?;
         let (sender, receiver) = mpsc::channel(CHUNKS);
-        let staging = job.staging.layer(job.index);
+        let (staging, index) = (Arc::clone(&job.staging), job.index);
         let expected = LayerExpectation { digest: digest.clone(), size, diff_id: job.diff_id.clone() };
         let compression = job.layer.compression;
         let unpacking = tokio::task::spawn_blocking(move || {
-            extract_layer(ChannelReader::new(receiver), compression, &expected, &staging, &Limits::default())
+            let (input, to) = (ChannelReader::new(receiver), staging.layer(index));
+            let extracted = extract_layer(input, compression, &expected, &to, &Limits::default());
+            extracted.inspect(|extracted| staging.finished(index, &expected.diff_id, extracted))
         });
-        let fetched = feed(blob, sender, &job.stop).await;
+        let fetched = feed(blob, sender, &job).await;
         let unpacked = unpacking.await.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
         // Where the fetch has failed, unpacking has too, and knows less of why.
         fetched?;
@@ -186,6 +231,54 @@ impl Puller {
                 source,
             }
         })
+    }
+
+    /// Fetches and unpacks one layer of an image that is here, from whichever of its names has it.
+    pub(super) async fn layer_again(
+        &self,
+        image: &Image,
+        index: usize,
+    ) -> Result<(Arc<Staging>, Extracted), ImageError> {
+        let layers = layers_of_manifest(&image.raw_manifest).unwrap_or_default();
+        let diff_id = image.diff_ids().get(index).cloned();
+        let mut failure = ImageError::NoSource { image: image.id.clone(), index };
+        let (Some(layer), Some(diff_id)) = (layers.get(index), diff_id) else { return Err(failure) };
+        let store = self.store.clone();
+        let staging = Arc::new(sys::blocking(move || store.stage()).await?);
+        for name in image.repo_digests.iter().chain(&image.tags) {
+            let Ok(reference) = name.parse() else { continue };
+            let under_way = self.progress.begin(&reference);
+            under_way.pull().unpacks(1, layer.size);
+            let source = match self.client.source(&reference, &PullAuth::default()).await {
+                Ok(source) => source,
+                Err(error) => {
+                    failure = error.into();
+                    continue;
+                }
+            };
+            let job = Job {
+                index,
+                reference,
+                source,
+                layer: layer.clone(),
+                diff_id: diff_id.clone(),
+                staging: Arc::clone(&staging),
+                progress: Arc::clone(under_way.pull()),
+                stop: CancellationToken::new(),
+            };
+            match self.layer(job).await {
+                Ok(extracted) => {
+                    under_way.succeeded();
+                    return Ok((staging, extracted));
+                }
+                Err(error) => failure = error,
+            }
+            // What it has unpacked so far is in the way of the next.
+            let store = self.store.clone();
+            let path = staging.layer(index);
+            sys::blocking(move || store.discard(&path)).await?;
+        }
+        Err(failure)
     }
 
     /// The lock of the pulls of one reference, or of one image by several.
@@ -221,18 +314,35 @@ fn is_damage(error: &ExtractError) -> bool {
     }
 }
 
+/// Has the disk write while network and processors work, so that little is left to flush at the end. Ends with a failure.
+async fn keep_flushing(staging: &Arc<Staging>, progress: &Pull) -> StoreError {
+    let mut flushed = 0;
+    loop {
+        tokio::time::sleep(FLUSH_PAUSE).await;
+        let fetched = progress.bytes();
+        if fetched - flushed >= FLUSH_EVERY {
+            flushed = fetched;
+            let staging = Arc::clone(staging);
+            if let Err(error) = sys::blocking(move || staging.flush()).await {
+                return error;
+            }
+        }
+    }
+}
+
 /// Passes the blob on until it ends, the unpacking gives up, or the pull is stopped. Only the registry's failure is one here.
 async fn feed(
     mut blob: BlobStream,
     to: mpsc::Sender<io::Result<Bytes>>,
-    stop: &CancellationToken,
+    job: &Job,
 ) -> Result<(), ImageError> {
     loop {
         let chunk = tokio::select! {
             chunk = blob.next_chunk() => chunk?,
-            () = stop.cancelled() => return Ok(()),
+            () = job.stop.cancelled() => return Ok(()),
         };
         let Some(chunk) = chunk else { return Ok(()) };
+        job.progress.fetched(chunk.len());
         if to.send(Ok(chunk)).await.is_err() {
             return Ok(());
         }

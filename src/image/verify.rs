@@ -153,7 +153,7 @@ mod tests {
 
     fn names(asked: &str, tags: &[&str], digests: &[String]) -> Vec<String> {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path()).unwrap();
+        let store = Store::open(directory.path(), std::time::Duration::ZERO).unwrap();
         let new = |tag: Option<&&str>, digest: Option<&String>| NewImage {
             config: br#"{"rootfs":{"diff_ids":[]}}"#.to_vec(),
             tag: tag.map(|tag| (*tag).to_owned()),

@@ -192,6 +192,11 @@ pub fn rename_new(from: &Path, to: &Path) -> Result<(), Errno> {
     rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, RenameFlags::NOREPLACE)
 }
 
+/// Lets two paths of one file system change places in one step.
+pub fn exchange(one: &Path, other: &Path) -> Result<(), Errno> {
+    rustix::fs::renameat_with(rustix::fs::CWD, one, rustix::fs::CWD, other, RenameFlags::EXCHANGE)
+}
+
 /// Moves `name` from one directory into another under a new name, never over something that exists.
 pub fn move_entry(
     from: BorrowedFd<'_>,
@@ -207,9 +212,10 @@ pub fn unlink(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
     rustix::fs::unlinkat(dir, name, AtFlags::empty())
 }
 
-/// Flushes the whole file system on which `path` lies.
-pub fn sync_file_system(path: &Path) -> io::Result<()> {
-    Ok(rustix::fs::syncfs(open_directory(path)?)?)
+/// Flushes the whole file system of what is open. Reports also what could not be written since `fd` was opened, unless this
+/// has reported it already (Linux 5.8).
+pub fn sync_file_system(fd: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(fd)?)
 }
 
 /// Flushes the names in the directory `path`.
@@ -224,6 +230,21 @@ pub fn try_lock(file: impl AsFd) -> io::Result<bool> {
         Err(Errno::WOULDBLOCK) => Ok(false),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Waits for an exclusive lock of `file`, which lasts until [`unlock`] or until the file is closed.
+pub fn lock(file: impl AsFd) -> io::Result<()> {
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
+            Err(Errno::INTR) => {}
+            result => return Ok(result?),
+        }
+    }
+}
+
+/// Gives back the lock of `file`.
+pub fn unlock(file: impl AsFd) -> io::Result<()> {
+    Ok(rustix::fs::flock(file, FlockOperation::Unlock)?)
 }
 
 /// Removes everything in `dir`, going on past errors; the first of them is returned.

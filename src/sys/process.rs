@@ -2,6 +2,7 @@
 //!
 //! A pid alone names nothing for long: within a boot a process is known by pid and start time together (B11).
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -21,6 +22,12 @@ impl BootId {
     pub fn current() -> io::Result<Self> {
         let id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
         Ok(Self(id.trim().to_owned()))
+    }
+}
+
+impl fmt::Display for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

@@ -20,6 +20,7 @@ mod images;
 mod images_auth;
 mod images_policy;
 mod images_registries;
+mod images_store;
 mod pods;
 mod pods_network;
 mod pods_pids;

@@ -15,10 +15,12 @@
 mod decode;
 mod entry;
 mod error;
+mod fingerprint;
 #[cfg(podd_fuzzing)]
 pub mod fuzzing;
 mod gunzip;
 mod input;
+mod inventory;
 mod stream;
 mod tree;
 mod write;
@@ -30,13 +32,17 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::thread;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tar_core::parse::{self, ParseEvent, Parser};
 
 pub use self::decode::Compression;
 use self::decode::Decoder;
 use self::entry::Entry;
 pub use self::error::ExtractError;
+pub use self::fingerprint::fingerprint;
 pub use self::input::ChannelReader;
+use self::inventory::Inventory;
+pub use self::inventory::{INVENTORY, Listed, Metadata, is_counted, read_inventory};
 use self::stream::Stream;
 use self::tree::Tree;
 use self::write::Writer;
@@ -88,7 +94,7 @@ impl Default for Limits {
 }
 
 /// A layer that is unpacked and verified.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extracted {
     /// What its files take, each rounded up to 4 KiB.
     pub bytes: u64,
@@ -145,7 +151,8 @@ fn prepare<'a>(staging: &'a Path, limits: &'a Limits) -> Result<Writer<'a>, Extr
     std::fs::create_dir_all(&files).map_err(fail)?;
     let root = fs::open_directory(&files).map_err(fail)?;
     fs::set_owner_and_mode(std::os::fd::AsFd::as_fd(&root), 0, 0, 0o755).map_err(|e| fail(e.into()))?;
-    Ok(Writer::new(Tree::new(root, staging, limits), staging, limits))
+    let inventory = Inventory::create(staging).map_err(fail)?;
+    Ok(Writer::new(Tree::new(root, inventory, staging, limits), staging, limits))
 }
 
 /// Decodes until the end of the blob, or until no one takes the chunks any more.

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use super::Limits;
 use super::error::ExtractError;
+use super::inventory::Inventory;
 use crate::sys::fs;
 
 /// As Linux does (MAXSYMLINKS).
@@ -81,11 +82,13 @@ pub(super) struct Tree<'a> {
     discarded: Option<(OwnedFd, PathBuf)>,
     discarded_count: u64,
     inodes: u64,
+    /// What is made is written down by those who make it.
+    pub(super) inventory: Inventory,
 }
 
 impl<'a> Tree<'a> {
     /// The tree of the empty directory `root`, which lies in `staging`.
-    pub(super) fn new(root: OwnedFd, staging: &'a Path, limits: &'a Limits) -> Self {
+    pub(super) fn new(root: OwnedFd, inventory: Inventory, staging: &'a Path, limits: &'a Limits) -> Self {
         Self {
             staging,
             limits,
@@ -97,6 +100,7 @@ impl<'a> Tree<'a> {
             discarded: None,
             discarded_count: 0,
             inodes: 1,
+            inventory,
         }
     }
 
@@ -133,6 +137,7 @@ impl<'a> Tree<'a> {
         // The kept handles may lead through what goes away now.
         self.levels.clear();
         self.last = None;
+        self.inventory.removed(&dir.join(name));
         match fs::unlink(dir.fd(), name) {
             Err(Errno::ISDIR) => {}
             result => return result.map_err(fail),
@@ -186,6 +191,9 @@ impl<'a> Tree<'a> {
                 .and_then(|()| std::fs::remove_dir(&path))
                 .map_err(|e| ExtractError::staging("empty", &path, e))?;
         }
+        self.inventory
+            .finish()
+            .map_err(|e| ExtractError::staging("write the inventory in", self.staging, e))?;
         let implied = self.implied.iter().map(|path| fs::path_of(path).to_owned()).collect();
         Ok((implied, self.inodes))
     }
@@ -252,6 +260,7 @@ impl<'a> Tree<'a> {
         fs::set_owner_and_mode(fd.as_fd(), 0, 0, IMPLIED_MODE).map_err(fail)?;
         let dir = self.child(at, name, fd, walk)?;
         self.remember(&dir.path)?;
+        self.inventory.implied(&dir.path);
         self.implied.insert(dir.path.clone());
         Ok(dir)
     }

@@ -5,6 +5,7 @@
 //! the new metadata. Whiteouts speak of the layers below only, so they never remove what their own layer brings, in
 //! whichever order the two come.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,9 +18,10 @@ use tar_core::SparseEntry;
 
 use super::entry::{Entry, EntryPath, Kind};
 use super::error::ExtractError;
+use super::fingerprint::Fingerprint;
 use super::stream::Stream;
 use super::tree::{Dir, Missing, Tree};
-use super::{Extracted, Limits};
+use super::{Extracted, Limits, inventory};
 use crate::sys::fs::{self, Timespec};
 
 /// What file systems give out at a time; sizes are rounded up to it.
@@ -87,14 +89,16 @@ impl<'a> Writer<'a> {
         let parent = self.tree.directory(entry.path.parent(), Missing::Make)?;
         let fd = self.make(entry, &parent, fs::create_file)?;
         let file = File::from(fd);
+        let mut print = Fingerprint::default();
         let written = match sparse {
-            None => self.content(&file, entry, stream)?,
+            None => self.content(&file, entry, stream, &mut print)?,
             Some((map, length)) => self.sparse_content(&file, map, length, entry, stream)?,
         };
         written.map_err(|e| self.io_error("write", entry, e))?;
         fs::set_owner_and_mode(file.as_fd(), entry.uid, entry.gid, entry.mode)
             .map_err(|e| self.error("set owner and mode of", entry, e))?;
-        self.xattrs(entry, |name, value| fs::set_xattr(file.as_fd(), name, value))?;
+        let attributes = self.xattrs(entry, |name, value| fs::set_xattr(file.as_fd(), name, value))?;
+        self.tree.inventory.file(&parent.join(entry.path.name()), entry, attributes, print);
         fs::set_time(file.as_fd(), entry.time).map_err(|e| self.error("set the time of", entry, e))
     }
 
@@ -104,6 +108,7 @@ impl<'a> Writer<'a> {
         mut file: &File,
         entry: &Entry,
         stream: &mut Stream,
+        print: &mut Fingerprint,
     ) -> Result<io::Result<()>, ExtractError> {
         let mut left = entry.content;
         while left > 0 {
@@ -111,6 +116,7 @@ impl<'a> Writer<'a> {
             if chunk.is_empty() {
                 return Err(ExtractError::Truncated("a file"));
             }
+            print.update(&chunk);
             if let Err(e) = file.write_all(&chunk) {
                 return Ok(Err(e));
             }
@@ -156,7 +162,8 @@ impl<'a> Writer<'a> {
         let fd = fs::open_directory_beneath(parent.fd(), name).map_err(|e| self.error("open", entry, e))?;
         fs::set_owner_and_mode(fd.as_fd(), entry.uid, entry.gid, entry.mode)
             .map_err(|e| self.error("set owner and mode of", entry, e))?;
-        self.xattrs(entry, |name, value| fs::set_xattr(fd.as_fd(), name, value))?;
+        let attributes = self.xattrs(entry, |name, value| fs::set_xattr(fd.as_fd(), name, value))?;
+        self.tree.inventory.entry(&path, entry, attributes);
         if opaque {
             fs::set_opaque(fd.as_fd()).map_err(|e| self.error("make opaque", entry, e))?;
         }
@@ -211,7 +218,9 @@ impl<'a> Writer<'a> {
         if there.is_ok_and(|there| (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino)) {
             return Ok(());
         }
-        self.make(entry, &parent, |dir, name| fs::make_hard_link(source.fd(), target.name(), dir, name))
+        self.make(entry, &parent, |dir, name| fs::make_hard_link(source.fd(), target.name(), dir, name))?;
+        self.tree.inventory.hard_link(&parent.join(entry.path.name()), &source.join(target.name()));
+        Ok(())
     }
 
     fn whiteout(&mut self, entry: &Entry, name: &[u8]) -> Result<(), ExtractError> {
@@ -219,7 +228,11 @@ impl<'a> Writer<'a> {
         self.tree.count_inode()?;
         match fs::make_whiteout(parent.fd(), name) {
             Err(Errno::EXIST) => {}
-            result => return result.map_err(|e| self.error("make the whiteout", entry, e)),
+            Ok(()) => {
+                self.tree.inventory.whiteout(&parent.join(name));
+                return Ok(());
+            }
+            Err(e) => return Err(self.error("make the whiteout", entry, e)),
         }
         // The layer has something of that name, which stays; of a directory, nothing below may show through.
         match fs::open_directory_beneath(parent.fd(), name) {
@@ -242,7 +255,9 @@ impl<'a> Writer<'a> {
         if !matches!(entry.kind, Kind::Symlink { .. }) {
             fs::set_mode_at(dir, name, entry.mode).map_err(|e| self.error("set the mode of", entry, e))?;
         }
-        self.xattrs(entry, |attribute, value| fs::set_xattr_at(dir, name, attribute, value))?;
+        let attributes =
+            self.xattrs(entry, |attribute, value| fs::set_xattr_at(dir, name, attribute, value))?;
+        self.tree.inventory.entry(&parent.join(name), entry, attributes);
         fs::set_time_at(dir, name, entry.time).map_err(|e| self.error("set the time of", entry, e))
     }
 
@@ -265,13 +280,16 @@ impl<'a> Writer<'a> {
         made.map_err(|e| self.error("make", entry, e))
     }
 
+    /// Returns how many count for the inventory.
     fn xattrs(
         &self,
         entry: &Entry,
         set: impl Fn(&[u8], &[u8]) -> Result<(), Errno>,
-    ) -> Result<(), ExtractError> {
+    ) -> Result<u64, ExtractError> {
+        let mut counted = BTreeSet::new();
         for (name, value) in &entry.xattrs {
             match set(name, value) {
+                Ok(()) if inventory::is_counted(name) => drop(counted.insert(name)),
                 Ok(()) => {}
                 // Some file systems keep no user attributes, and Linux has none on links and devices. What a program's
                 // rights depend on must not get lost, though.
@@ -282,7 +300,7 @@ impl<'a> Writer<'a> {
                 Err(e) => return Err(self.error("set an extended attribute of", entry, e)),
             }
         }
-        Ok(())
+        Ok(counted.len() as u64)
     }
 
     fn count_bytes(&mut self, content: u64) -> Result<(), ExtractError> {

@@ -215,6 +215,14 @@ impl Manifest {
     }
 }
 
+/// The layers of an image's manifest; `None` where the document is no such manifest.
+pub fn layers_of_manifest(body: &[u8]) -> Option<Vec<LayerDescriptor>> {
+    match Document::parse(body, None).ok()? {
+        Document::Manifest(manifest) => Some(manifest.layers),
+        Document::Index(_) => None,
+    }
+}
+
 /// The diff IDs of a configuration, which must belong to a manifest of `layers` layers.
 pub(super) fn diff_ids(
     config: &[u8],

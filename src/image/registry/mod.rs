@@ -44,7 +44,7 @@ pub use self::auth_file::{AuthFile, PullAuth};
 pub use self::blob::BlobStream;
 pub use self::credentials::{Credentials, CredentialsError};
 pub use self::error::{ErrorKind, RegistryError, Stage};
-pub use self::manifest::{LayerDescriptor, MOST_LAYERS};
+pub use self::manifest::{LayerDescriptor, MOST_LAYERS, layers_of_manifest};
 pub use self::platform::Platform;
 pub use self::resolve::Resolved;
 pub use self::source::Source;

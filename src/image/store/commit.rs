@@ -7,7 +7,9 @@
 //!
 //! Up to step 4 there is only garbage that [`super::Store::open`] collects; from then on the image is there, whole.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -16,19 +18,24 @@ use rustix::io::Errno;
 use super::image::Image;
 use super::layer::{self, ChainId, LayerInfo};
 use super::settle;
+use super::shared::Section;
 use super::trash::unique_name;
-use super::{Inner, Lease, Store, StoreError};
+use super::{Inner, Lease, Role, Store, StoreError, unfinished};
 use crate::image::extract::{Extracted, FILES};
 use crate::image::policy::Signature;
 use crate::record::{self, Durability};
 use crate::sys::fs;
 
-/// A directory for the layers of one pull; dropped without a commit, it is discarded.
+/// A directory for the layers of one pull; dropped without a commit, it is discarded, but for its finished layers.
 pub struct Staging {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
     path: PathBuf,
+    /// Open since before the first byte was written, so that no failure to write one goes unseen.
+    disk: OwnedFd,
     /// Layers that the pull found here; they must not go away before it ends.
     leases: Mutex<Vec<Lease>>,
+    /// Its layers are no good to another pull: an image has been made of them, or the disk is full.
+    keep_nothing: AtomicBool,
 }
 
 impl Staging {
@@ -37,13 +44,27 @@ impl Staging {
         self.path.join(index.to_string())
     }
 
-    /// Keeps a layer that is here already until this pull ends; `None` when it is not here.
+    /// Flushes what was unpacked up to now. Blocks.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        fs::sync_file_system(self.disk.as_fd()).map_err(|e| StoreError::io("flush", &self.path, e))
+    }
+
+    /// Has all of it discarded at the end, also what another pull could use.
+    pub fn keep_nothing(&self) {
+        self.keep_nothing.store(true, Ordering::Relaxed);
+    }
+
+    /// Keeps a layer that is here already until this pull ends; `None` when it is not here. Blocks in a guest.
     pub fn reuse(&self, chain: &ChainId) -> Option<LayerInfo> {
-        let mut state = self.inner.state();
-        let info = state.layer(chain)?;
-        state.retain(std::slice::from_ref(chain)).ok()?;
-        drop(state);
-        let lease = Lease { inner: Arc::clone(&self.inner), chain: vec![chain.clone()] };
+        let lease = match self.inner.lease(std::slice::from_ref(chain)) {
+            Ok(lease) => lease,
+            Err(StoreError::NoLayer(_)) => return None,
+            Err(error) => {
+                tracing::warn!(layer = %chain, %error, "layer is fetched though it is here");
+                return None;
+            }
+        };
+        let info = self.inner.state().layer(chain)?;
         self.leases.lock().unwrap_or_else(PoisonError::into_inner).push(lease);
         Some(info)
     }
@@ -51,7 +72,11 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if let Err(error) = self.inner.discard(&self.path) {
+        let discarded = match self.keep_nothing.load(Ordering::Relaxed) {
+            true => self.inner.discard(&self.path),
+            false => self.inner.discard_staging(&self.path),
+        };
+        if let Err(error) = discarded {
             tracing::warn!(%error, "staging directory stays until the next start");
         }
     }
@@ -81,9 +106,19 @@ pub struct NewImage {
 impl Store {
     /// A directory to unpack layers into.
     pub fn stage(&self) -> Result<Staging, StoreError> {
-        let path = self.inner.root.join("staging").join(unique_name());
+        let path = match &self.inner.role {
+            Role::Owner(_) => self.inner.root.join("staging").join(unique_name()),
+            Role::Guest(guest) => guest.directory.join(unique_name()),
+        };
         std::fs::create_dir(&path).map_err(|e| StoreError::io("create", &path, e))?;
-        Ok(Staging { inner: Arc::clone(&self.inner), path, leases: Mutex::default() })
+        let disk = fs::open_directory(&self.inner.root).map_err(|e| StoreError::io("open", &path, e))?;
+        Ok(Staging {
+            inner: Arc::clone(&self.inner),
+            path,
+            disk,
+            leases: Mutex::default(),
+            keep_nothing: AtomicBool::new(false),
+        })
     }
 
     /// Makes an image of what was pulled; when it returns, the image survives a power cut. Blocks, and flushes.
@@ -94,12 +129,16 @@ impl Store {
         new.layers = vec![None; layers.len()];
         let image = Image::new(new, now())?;
         self.finish_layers(staging, &image.chain, &layers)?;
-        let kept = self.place_layers(staging, &image.chain, &layers)?;
-        self.record_image(image, kept)
+        let mut section = self.inner.section()?;
+        section.begin()?;
+        let kept = self.place_layers(staging, &image.chain, &layers, &section)?;
+        let image = self.record_image(image, kept)?;
+        staging.keep_nothing();
+        Ok(image)
     }
 
     /// Steps 1 and 2.
-    fn finish_layers(
+    pub(super) fn finish_layers(
         &self,
         staging: &Staging,
         chain: &[ChainId],
@@ -114,6 +153,7 @@ impl Store {
             let directory = staging.layer(index);
             let files = directory.join(FILES);
             let fail = |e| StoreError::io("settle", &files, e);
+            unfinished::not_to_be_kept(&directory)?;
             settle::settle(&files, &extracted.implied_directories, &below).map_err(fail)?;
             let info = LayerInfo {
                 bytes: extracted.bytes,
@@ -125,45 +165,41 @@ impl Store {
             below.insert(0, files);
         }
         if layers.iter().any(Option::is_some) {
-            let root = &self.inner.root;
-            fs::sync_file_system(root).map_err(|e| StoreError::io("flush", root, e))?;
+            staging.flush()?;
         }
         Ok(())
     }
 
-    /// Step 3. The layers are kept by the lease that is returned.
+    /// Step 3. The layers are kept by the leases that are returned.
     fn place_layers(
         &self,
         staging: &Staging,
         chain: &[ChainId],
         layers: &[Option<Extracted>],
+        section: &Section<'_>,
     ) -> Result<Lease, StoreError> {
         let root = &self.inner.root;
-        // Dropped after the guard below, whose lock it needs.
-        let mut kept = Lease { inner: Arc::clone(&self.inner), chain: Vec::with_capacity(chain.len()) };
-        let mut state = self.inner.state();
+        self.inner.announce(chain, section)?;
         for (index, (id, extracted)) in chain.iter().zip(layers).enumerate() {
-            if extracted.is_some() {
-                let staged = staging.layer(index);
-                match fs::rename_new(&staged, &layer::directory(root, id)) {
-                    // Another pull was faster; what it left is as whole as ours.
-                    Ok(()) | Err(Errno::EXIST | Errno::NOTEMPTY) => {}
-                    Err(e) => return Err(StoreError::io("commit", &staged, e.into())),
-                }
-                let info = layer::read(root, id)?.ok_or_else(|| StoreError::NoLayer(id.clone()))?;
-                state.add_layer(id, info);
+            if extracted.is_none() {
+                continue;
             }
-            state.retain(std::slice::from_ref(id))?;
-            kept.chain.push(id.clone());
+            let staged = staging.layer(index);
+            // Read again below: of two pulls the faster one's is as whole as ours.
+            match fs::rename_new(&staged, &layer::directory(root, id)) {
+                Ok(()) | Err(Errno::EXIST | Errno::NOTEMPTY) => {}
+                Err(e) => return Err(StoreError::io("commit", &staged, e.into())),
+            }
+            let info = layer::read(root, id)?.ok_or_else(|| StoreError::NoLayer(id.clone()))?;
+            self.inner.state().add_layer(id, info);
         }
-        drop(state);
+        let kept = self.inner.lease_within(chain, section)?;
         flush(&root.join("layers"))?;
         Ok(kept)
     }
 
     /// Step 4. The lease ends with the image's own hold on the layers in place.
     fn record_image(&self, mut image: Image, kept: Lease) -> Result<Arc<Image>, StoreError> {
-        let _records = self.inner.records();
         let tag = image.tags.first().cloned();
         let (before, owner) = {
             let state = self.inner.state();
@@ -182,10 +218,7 @@ impl Store {
         let image = Arc::new(image);
         let robbed = {
             let mut state = self.inner.state();
-            if before.is_none() {
-                state.retain(&image.chain)?;
-            }
-            state.images.insert(image.id.clone(), Arc::clone(&image));
+            state.put_image(Arc::clone(&image))?;
             tag.map(|tag| state.take_tag(&tag, &image.id)).unwrap_or_default()
         };
         drop(kept);
@@ -199,7 +232,7 @@ impl Store {
     }
 }
 
-fn flush(directory: &Path) -> Result<(), StoreError> {
+pub(super) fn flush(directory: &Path) -> Result<(), StoreError> {
     fs::sync_directory(directory).map_err(|e| StoreError::io("flush", directory, e))
 }
 

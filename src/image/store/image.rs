@@ -62,7 +62,12 @@ pub(super) struct Record {
 
 /// Where an image's record lies.
 pub(super) fn path(root: &Path, id: &Digest) -> PathBuf {
-    root.join("images").join(format!("{}.json", id.hex()))
+    root.join("images").join(file_name(id))
+}
+
+/// The name of an image's record.
+pub(super) fn file_name(id: &Digest) -> String {
+    format!("{}.json", id.hex())
 }
 
 impl Image {
@@ -87,6 +92,12 @@ impl Image {
             pinned: new.pinned,
             named_at,
         })
+    }
+
+    /// The digests of its layers' tars, lowest first.
+    pub fn diff_ids(&self) -> Vec<Digest> {
+        // They were parsed when the image was made or read.
+        self.config.rootfs().diff_ids().iter().filter_map(|id| id.parse().ok()).collect()
     }
 
     pub(super) fn without_name(&self, name: &str) -> Self {
@@ -128,7 +139,7 @@ impl Image {
             return Err("its configuration is not that of its ID".to_owned());
         }
         let config = parse_config(&raw_config).map_err(|e| format!("its configuration: {e}"))?;
-        Ok(Self {
+        let image = Self {
             id: record.id,
             tags: record.tags,
             repo_digests: record.repo_digests,
@@ -140,7 +151,11 @@ impl Image {
             signatures: record.signatures,
             pinned: record.pinned,
             named_at: record.named_at,
-        })
+        };
+        match image.chain == chain_ids(&image.diff_ids()) {
+            true => Ok(image),
+            false => Err("its layers are not those of its configuration".to_owned()),
+        }
     }
 }
 

@@ -71,3 +71,16 @@ pub(super) fn directory(root: &Path, chain: &ChainId) -> PathBuf {
 pub(super) fn read(root: &Path, chain: &ChainId) -> Result<Option<LayerInfo>, RecordError> {
     record::read(&directory(root, chain).join(RECORD))
 }
+
+/// The same by the layer's directory, with what is wrong as a text.
+pub(super) fn read_in(directory: &Path) -> Result<Option<LayerInfo>, String> {
+    record::read(&directory.join(RECORD)).map_err(|e| explain(&e))
+}
+
+/// An error with its cause.
+pub(super) fn explain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}

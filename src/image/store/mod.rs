@@ -1,45 +1,66 @@
-//! Images on disk, in a form that survives kill -9, power cuts and full disks.
+//! Images on disk, in a form that survives kill -9, power cuts and full disks, and that several processes may share.
 //!
 //! ```text
-//! <root>/lock                       flock: one daemon per store
+//! <root>/lock                       flock: one daemon per store, its owner
+//! <root>/changes                    flock: one change at a time, of all processes; a counter of changes
 //! <root>/layers/<chain>/diff/       a layer's files, in the form that overlayfs takes as lower directory
 //! <root>/layers/<chain>/layer.json  its size, and whether it hides all layers below
+//! <root>/layers/<chain>/files       what its files were when they were unpacked
 //! <root>/images/<config>.json       an image: names, chain, raw manifest and configuration
 //! <root>/staging/<random>/<n>/      the layers of a pull under way
+//! <root>/kept/<diffID>/              unpacked layers of pulls that failed, for the next pull
+//! <root>/guests/<random>/           what another process of podd is at: its lock, leases, staging, trash
 //! <root>/containers/<id>/           upper, work, and which layers the container stands on (`holds.json`)
+//! <root>/retired/<boot>_<chain>_*/  broken layers that were replaced under running containers
 //! <root>/empty/                     the lower directory of an image without layers
 //! <root>/trash/                     what is being deleted
 //! ```
 //!
-//! Invariants, true at every instant and so after every crash:
+//! Invariants, true at every instant and so after every crash (`docs/store.md` tells which test proves each):
 //!
 //! - What is in `layers/` is whole and on disk: all of a pull is flushed by one syncfs before the first rename.
 //! - An image record is written, durably, only after the directory of its layers was flushed; it is removed, durably,
 //!   before the first of them goes.
 //! - A tag belongs to one image. Of two records that claim it, the one that was written last has it.
-//! - What no image record and no `holds.json` names is garbage, as is all of `staging/` and `trash/`. [`Store::open`]
-//!   renames it into `trash/`, which a thread of its own empties.
+//! - Records change, and layers come and go, only under the lock of `changes`.
+//! - Only the owner takes layers away, and none that an image record, a `holds.json`, a lease of its own or the list of a
+//!   living guest names.
+//! - What none of them names is garbage, as is all of `staging/` and `trash/`. [`Store::open`] renames it into `trash/`, which
+//!   a thread of its own empties.
 //!
-//! In memory, layers are counted by their users: images, leases, containers and pulls. Whoever takes the last one away
-//! renames the layer into `trash/`, under the same lock under which a pull would find or add it.
+//! In memory, layers are counted by their users: images, leases, containers and pulls. One without any stays until the
+//! thread that collects finds it still unused.
 
+mod check;
+mod collect;
 mod commit;
+mod guest;
 mod image;
 mod layer;
+mod lease;
 mod load;
+mod repair;
 mod settle;
+mod shared;
 mod stack;
 mod state;
 mod trash;
+mod unfinished;
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+pub use self::check::{Finding, Problem};
 pub use self::commit::{NewImage, Staging};
+use self::guest::Guest;
 pub use self::image::Image;
 pub use self::layer::{ChainId, LayerInfo, Usage, chain_ids};
+pub use self::lease::Lease;
+pub use self::repair::{DamagedRecord, OldLayer};
+use self::shared::{Section, Shared};
 pub(super) use self::stack::Stack;
 use self::state::State;
 use self::trash::Trash;
@@ -48,6 +69,7 @@ use crate::image::digest::Digest;
 use crate::image::extract::FILES;
 use crate::record::{self, Durability, RecordError};
 use crate::sys::fs;
+use crate::sys::process::BootId;
 
 /// The file by which a second daemon is kept out.
 const LOCK: &str = "lock";
@@ -100,6 +122,21 @@ impl From<RecordError> for StoreError {
     }
 }
 
+/// Where a store is. Images and writable layers may be on file systems of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// Images, layers, and what is on its way there.
+    pub images: PathBuf,
+    /// The containers' writable layers.
+    pub containers: PathBuf,
+}
+
+impl From<&Path> for Places {
+    fn from(root: &Path) -> Self {
+        Self { images: root.to_owned(), containers: root.to_owned() }
+    }
+}
+
 /// The image store; clones are handles of one store.
 #[derive(Clone)]
 pub struct Store {
@@ -107,40 +144,80 @@ pub struct Store {
 }
 
 pub(super) struct Inner {
+    /// Where images and layers lie.
     pub(super) root: PathBuf,
-    /// Held for the life of the store.
-    _lock: File,
+    /// Where the writable layers lie.
+    home: PathBuf,
+    role: Role,
+    boot_id: BootId,
     trash: Trash,
     /// Orders changes of image records, which flush; taken before `state`.
-    records: Mutex<()>,
+    shared: Shared,
     /// Held for a few instructions, or the rename that belongs to them.
     state: Mutex<State>,
 }
 
+/// What this process is to the store.
+enum Role {
+    /// The daemon, of which there is one; its locks are held for the life of the store. It alone takes layers away.
+    Owner(#[allow(dead_code)] Vec<File>),
+    /// A tool, beside the daemon or without one.
+    Guest(Guest),
+}
+
 impl Store {
-    /// Opens the store in `root`, which is made if need be, and collects what a crash left behind.
-    pub fn open(root: &Path) -> Result<Self, StoreError> {
-        let lock = load::prepare(root)?;
-        let trash = Trash::open(&root.join("trash"))?;
-        let state = load::load(root, &trash)?;
-        trash.wake();
-        let inner = Inner {
-            root: root.to_owned(),
-            _lock: lock,
-            trash,
-            records: Mutex::new(()),
-            state: Mutex::new(state),
-        };
-        Ok(Self { inner: Arc::new(inner) })
+    /// Opens the store as its owner; makes it if need be, and collects what a crash left behind. Layers of pulls
+    /// that fail are of use to the next one for `keep_unfinished`.
+    pub fn open(places: impl Into<Places>, keep_unfinished: Duration) -> Result<Self, StoreError> {
+        let places = places.into();
+        load::prepare(&places)?;
+        let role = Role::Owner(load::lock(&places)?);
+        let shared = Shared::open(&places.images)?;
+        let mut trash = vec![places.images.join("trash"), places.containers.join("trash")];
+        trash.dedup();
+        let inner = Arc::new(Inner::new(places, role, shared, trash.clone())?);
+        inner.take_over()?;
+        let owner = Arc::downgrade(&inner);
+        inner.trash.start(move || {
+            let inner = owner.upgrade();
+            if let Some(Err(error)) = inner.as_ref().map(|inner| inner.collect()) {
+                tracing::warn!(%error, "unused layers stay for now");
+            }
+            let next = inner.and_then(|inner| inner.expire_kept(keep_unfinished));
+            trash.iter().for_each(|trash| Inner::empty_trash(trash));
+            next
+        })?;
+        inner.trash.wake();
+        Ok(Self { inner })
+    }
+
+    /// Joins the store for the life of a tool, whether or not a daemon has it open; makes it if need be. Layers that nothing
+    /// uses any more are left to the daemon.
+    pub fn join(places: impl Into<Places>) -> Result<Self, StoreError> {
+        let places = places.into();
+        load::prepare(&places)?;
+        let shared = Shared::open(&places.images)?;
+        let guest = Guest::enter(&places.images, &shared.section()?)?;
+        let trash = guest.directory.join("trash");
+        std::fs::create_dir(&trash).map_err(|e| StoreError::io("create", &trash, e))?;
+        let inner = Arc::new(Inner::new(places, Role::Guest(guest), shared, vec![trash.clone()])?);
+        inner.trash.start(move || {
+            Inner::empty_trash(&trash);
+            None
+        })?;
+        drop(inner.section()?);
+        Ok(Self { inner })
     }
 
     /// All images, by ID.
     pub fn images(&self) -> Vec<Arc<Image>> {
+        self.inner.look();
         self.inner.state().images.values().cloned().collect()
     }
 
     /// The image of that tag, repository digest, ID, or unique prefix of an ID. Names have to be in normal form.
     pub fn find(&self, name: &str) -> Result<Option<Arc<Image>>, StoreError> {
+        self.inner.look();
         self.inner.state().find(name)
     }
 
@@ -151,15 +228,14 @@ impl Store {
 
     /// What all layers take; each is counted once.
     pub fn usage(&self) -> Usage {
+        self.inner.look();
         self.inner.state().usage()
     }
 
-    /// Keeps an image's layers, even if the image is removed meanwhile; `None` when there is no such image.
+    /// Keeps an image's layers, even if the image is removed meanwhile; `None` when there is no such image. Blocks in a guest.
     pub fn lease(&self, id: &Digest) -> Option<Lease> {
-        let mut state = self.inner.state();
-        let image = state.images.get(id)?.clone();
-        state.retain(&image.chain).ok()?;
-        Some(Lease { inner: Arc::clone(&self.inner), chain: image.chain.clone() })
+        let image = self.inner.state().images.get(id)?.clone();
+        self.inner.lease(&image.chain).ok()
     }
 
     /// Keeps layers for as long as the container has a directory here, across restarts; [`Store::remove_rootfs`] releases.
@@ -177,48 +253,69 @@ impl Store {
         Ok(record::write(&directory.join(state::HOLDS), &held, Durability::Process)?)
     }
 
-    /// The containers that stand on layers of this image.
-    pub fn users(&self, image: &Image) -> Vec<ContainerId> {
-        self.inner.state().users(image)
-    }
-
     /// The containers that have a directory here, whether or not anyone else knows them.
     pub fn containers(&self) -> Vec<ContainerId> {
-        let names = fs::names(&self.inner.root.join("containers")).unwrap_or_default();
+        let names = fs::names(&self.inner.home.join("containers")).unwrap_or_default();
         names.into_iter().filter_map(|name| name.parse().ok()).collect()
     }
 
     /// Takes a tag or repository digest from its image; one without any name left is removed. Returns whether there was one.
     pub fn untag(&self, name: &str) -> Result<bool, StoreError> {
-        let _records = self.inner.records();
+        let mut section = self.inner.section()?;
         let Some(image) = self.inner.state().named(name) else { return Ok(false) };
         let image = image.without_name(name);
         if image.tags.is_empty() && image.repo_digests.is_empty() {
-            return self.inner.remove(&image.id);
+            return self.inner.remove(&image.id, &mut section);
         }
+        section.begin()?;
         self.inner.write_image(&image)?;
-        self.inner.state().images.insert(image.id.clone(), Arc::new(image));
+        self.inner.state().put_image(Arc::new(image))?;
         Ok(true)
     }
 
     /// Removes an image with all its names. Layers that something else uses stay. Returns whether there was one.
     pub fn remove(&self, id: &Digest) -> Result<bool, StoreError> {
-        let _records = self.inner.records();
-        self.inner.remove(id)
+        self.inner.remove(id, &mut self.inner.section()?)
     }
 }
 
 impl Inner {
+    fn new(places: Places, role: Role, shared: Shared, trash: Vec<PathBuf>) -> Result<Self, StoreError> {
+        let Places { images: root, containers: home } = places;
+        let boot_id = BootId::current().map_err(|e| StoreError::io("read the boot ID for", &root, e))?;
+        let trash = Trash::new(trash);
+        Ok(Self { root, home, role, boot_id, trash, shared, state: Mutex::default() })
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn records(&self) -> MutexGuard<'_, ()> {
-        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits for the right to change the store, and knows then what others have changed. Blocks.
+    fn section(&self) -> Result<Section<'_>, StoreError> {
+        let mut section = self.shared.section()?;
+        if section.is_stale() {
+            self.take_in(&mut section.seen.records)?;
+        }
+        section.looked()?;
+        Ok(section)
+    }
+
+    /// Notices what other processes have changed, for those who only read. A pread where nothing has.
+    fn look(&self) {
+        let Some(mut looking) = self.shared.stale() else { return };
+        match self.take_in(&mut looking.seen.records) {
+            Ok(()) => looking.done(),
+            Err(error) => tracing::warn!(%error, "changes of another process are not seen yet"),
+        }
+        // Layers may be free now.
+        if matches!(self.role, Role::Owner(_)) {
+            self.trash.wake();
+        }
     }
 
     pub(super) fn container(&self, id: &ContainerId) -> PathBuf {
-        self.root.join("containers").join(id.as_str())
+        self.home.join("containers").join(id.as_str())
     }
 
     /// The files of a layer.
@@ -254,48 +351,40 @@ impl Inner {
         self.release(&held.unwrap_or_default());
     }
 
-    /// Takes a user from each layer; those without any go into the trash.
-    fn release(&self, chain: &[ChainId]) {
-        let mut state = self.state();
-        for unused in state.release(chain) {
-            if let Err(error) = self.trash.put(&layer::directory(&self.root, &unused)) {
-                tracing::warn!(layer = %unused, %error, "unused layer stays until the next start");
-            }
-        }
-    }
-
     fn write_image(&self, image: &Image) -> Result<(), StoreError> {
         Ok(record::write(&image::path(&self.root, &image.id), &image.to_record(), Durability::Power)?)
     }
 
-    fn remove(&self, id: &Digest) -> Result<bool, StoreError> {
+    fn remove(&self, id: &Digest, section: &mut Section<'_>) -> Result<bool, StoreError> {
         if !self.state().images.contains_key(id) {
             return Ok(false);
         }
+        section.begin()?;
         record::remove(&image::path(&self.root, id))?;
         let directory = self.root.join("images");
         fs::sync_directory(&directory).map_err(|e| StoreError::io("flush", &directory, e))?;
-        let removed = self.state().images.remove(id);
-        if let Some(image) = removed {
-            self.release(&image.chain);
+        self.state().remove_image(id);
+        if let Err(error) = self.collect_within(section) {
+            tracing::warn!(image = %id, %error, "layers of a removed image stay for now");
         }
         Ok(true)
     }
 }
 
-/// Keeps layers from being deleted, until it is dropped.
-pub struct Lease {
-    inner: Arc<Inner>,
-    chain: Vec<ChainId>,
-}
-
-impl Drop for Lease {
+impl Drop for Inner {
     fn drop(&mut self) {
-        self.inner.release(&self.chain);
+        if let Err(error) = self.leave() {
+            tracing::warn!(%error, "what this process had in the image store is left to the daemon");
+        }
     }
 }
 
 impl Store {
+    /// Renames a path of the store into the trash; one that is not there is a success.
+    pub(super) fn discard(&self, path: &Path) -> Result<(), StoreError> {
+        self.inner.discard(path)
+    }
+
     pub(super) fn inner(&self) -> &Inner {
         &self.inner
     }

@@ -1,6 +1,6 @@
 //! What the store knows in memory. No method of it touches the disk.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::StoreError;
@@ -23,6 +23,8 @@ pub(super) struct State {
     pub(super) images: BTreeMap<Digest, Arc<Image>>,
     pub(super) holds: BTreeMap<ContainerId, Vec<ChainId>>,
     layers: HashMap<ChainId, Layer>,
+    /// Layers without users, which are there until they are collected.
+    unused: BTreeSet<ChainId>,
     usage: Usage,
 }
 
@@ -31,6 +33,7 @@ impl State {
     pub(super) fn add_layer(&mut self, chain: &ChainId, info: LayerInfo) {
         if !self.layers.contains_key(chain) {
             self.layers.insert(chain.clone(), Layer { info, users: 0 });
+            self.unused.insert(chain.clone());
             self.usage.bytes += info.bytes;
             self.usage.inodes += info.inodes;
         }
@@ -52,43 +55,60 @@ impl State {
         for id in chain {
             if let Some(layer) = self.layers.get_mut(id) {
                 layer.users += 1;
+                self.unused.remove(id);
             }
         }
         Ok(())
     }
 
-    /// Forgets the layers that no one uses.
-    pub(super) fn drop_unused(&mut self) {
-        let usage = &mut self.usage;
-        self.layers.retain(|_, layer| {
-            if layer.users == 0 {
-                usage.bytes -= layer.info.bytes;
-                usage.inodes -= layer.info.inodes;
-            }
-            layer.users > 0
-        });
-    }
-
-    /// Takes a user from each layer; those that have none left are forgotten and returned.
-    pub(super) fn release(&mut self, chain: &[ChainId]) -> Vec<ChainId> {
-        let mut unused = Vec::new();
+    /// Takes a user from each layer; returns whether one has none left.
+    pub(super) fn release(&mut self, chain: &[ChainId]) -> bool {
         for id in chain {
             let Some(layer) = self.layers.get_mut(id) else { continue };
             layer.users = layer.users.saturating_sub(1);
             if layer.users == 0 {
-                self.usage.bytes -= layer.info.bytes;
-                self.usage.inodes -= layer.info.inodes;
-                self.layers.remove(id);
-                unused.push(id.clone());
+                self.unused.insert(id.clone());
             }
         }
-        unused
+        !self.unused.is_empty()
     }
 
-    pub(super) fn users(&self, image: &Image) -> Vec<ContainerId> {
-        let Some(top) = image.chain.last() else { return Vec::new() };
-        let holders = self.holds.iter().filter(|(_, chain)| chain.contains(top));
-        holders.map(|(container, _)| container.clone()).collect()
+    /// The layers that no one here uses.
+    pub(super) fn unused(&self) -> Vec<ChainId> {
+        self.unused.iter().cloned().collect()
+    }
+
+    /// Whether someone here uses that layer.
+    pub(super) fn is_used(&self, chain: &ChainId) -> bool {
+        self.layers.contains_key(chain) && !self.unused.contains(chain)
+    }
+
+    /// Forgets a layer that no one uses.
+    pub(super) fn forget(&mut self, chain: &ChainId) {
+        if self.unused.remove(chain)
+            && let Some(layer) = self.layers.remove(chain)
+        {
+            self.usage.bytes -= layer.info.bytes;
+            self.usage.inodes -= layer.info.inodes;
+        }
+    }
+
+    /// Adds an image, whose layers have to be here, or takes the place of what was known of it.
+    pub(super) fn put_image(&mut self, image: Arc<Image>) -> Result<(), StoreError> {
+        // First, so that what both have does not become unused in between.
+        self.retain(&image.chain)?;
+        if let Some(before) = self.images.insert(image.id.clone(), image) {
+            self.release(&before.chain);
+        }
+        Ok(())
+    }
+
+    /// Forgets an image; returns whether that leaves a layer unused.
+    pub(super) fn remove_image(&mut self, id: &Digest) -> bool {
+        match self.images.remove(id) {
+            Some(image) => self.release(&image.chain),
+            None => false,
+        }
     }
 
     /// The image that has exactly this tag or repository digest.
@@ -112,6 +132,29 @@ impl State {
                 Err(StoreError::Ambiguous { prefix: prefix.to_owned(), count: others + 1 })
             }
             (found, _) => Ok(found.cloned()),
+        }
+    }
+
+    /// Leaves each tag to the image that got it last.
+    pub(super) fn settle_tags(&mut self) {
+        let mut newest: BTreeMap<String, (u64, Digest)> = BTreeMap::new();
+        for image in self.images.values() {
+            for tag in &image.tags {
+                let claim = (image.named_at, image.id.clone());
+                match newest.get_mut(tag) {
+                    Some(best) if *best >= claim => {}
+                    Some(best) => *best = claim,
+                    None => drop(newest.insert(tag.clone(), claim)),
+                }
+            }
+        }
+        for image in self.images.values_mut() {
+            let keeps = |tag: &String| newest.get(tag).is_some_and(|(_, id)| *id == image.id);
+            if !image.tags.iter().all(keeps) {
+                let mut without = (**image).clone();
+                without.tags.retain(|tag| newest.get(tag).is_some_and(|(_, id)| *id == image.id));
+                *image = Arc::new(without);
+            }
         }
     }
 

@@ -1,15 +1,21 @@
 //! The store on a real disk, with real overlays, and stopped at every point. These tests need root.
 
+mod check;
 mod crash;
 mod images;
 mod overlay;
+mod shared;
+mod unfinished;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::*;
 use crate::image::extract::tests::archive::Tar;
-use crate::image::extract::{Compression, LayerExpectation, Limits, extract_layer};
+use crate::image::extract::{Compression, Extracted, LayerExpectation, Limits, extract_layer};
+
+/// How long unfinished layers are kept.
+const KEEP: Duration = Duration::from_secs(3600);
 
 /// An image's layers as archives, lowest first.
 pub(super) type Layers = Vec<Vec<u8>>;
@@ -56,6 +62,12 @@ fn layer(name: &str) -> Vec<u8> {
     Tar::new().file(name, name).finish()
 }
 
+/// Those that are left when the owner has collected.
+fn layers_left(store: &Store) -> usize {
+    store.inner.collect().unwrap();
+    layers_on_disk(&store.inner.root)
+}
+
 fn layers_on_disk(root: &Path) -> usize {
     fs::names(&root.join("layers")).unwrap().len()
 }
@@ -73,7 +85,7 @@ fn assert_trash_empties(root: &Path) {
 fn reopen(root: &Path) -> Store {
     let end = Instant::now() + Duration::from_secs(10);
     loop {
-        match Store::open(root) {
+        match Store::open(root, KEEP) {
             Err(StoreError::InUse(_)) if Instant::now() < end => std::thread::yield_now(),
             opened => return opened.unwrap(),
         }

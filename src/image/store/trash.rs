@@ -1,45 +1,73 @@
 //! Deleting without waiting: a rename into `trash/`, which a thread of its own empties.
 
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::io::Errno;
 
 use super::StoreError;
 use crate::sys::fs;
 
-/// The directory of what is being deleted, and the thread that does it; the thread ends with this value.
+/// The directories of what is being deleted, and the thread that does it; the thread ends with this value.
 pub(super) struct Trash {
-    directory: PathBuf,
-    wake: SyncSender<()>,
+    /// Each takes what lies beside it; one for each file system.
+    pub(super) directories: Vec<PathBuf>,
+    // Held to send a word or to end the thread.
+    thread: Mutex<Option<(SyncSender<()>, JoinHandle<()>)>>,
 }
 
 impl Trash {
-    /// Starts the thread; it begins with the first [`Trash::wake`].
-    pub(super) fn open(directory: &Path) -> Result<Self, StoreError> {
-        // One slot: a wake that is not yet served stands for all that come after it.
-        let (wake, woken) = sync_channel(1);
-        let path = directory.to_owned();
-        thread::Builder::new()
-            .name("podd-trash".to_owned())
-            .spawn(move || empty_when_woken(&path, &woken))
-            .map_err(|e| StoreError::io("start a thread for", directory, e))?;
-        Ok(Self { directory: directory.to_owned(), wake })
+    /// A trash that is not emptied before [`Trash::start`].
+    pub(super) fn new(directories: Vec<PathBuf>) -> Self {
+        Self { directories, thread: Mutex::default() }
     }
 
-    /// Has the directory emptied.
+    /// Starts a thread that does `work` once for each [`Trash::wake`], or once for several, and after the time that `work`
+    /// returned, if any.
+    pub(super) fn start(
+        &self,
+        work: impl Fn() -> Option<Duration> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        // One slot: a wake that is not yet served stands for all that come after it.
+        let (wake, woken): (_, Receiver<()>) = sync_channel(1);
+        let thread = thread::Builder::new()
+            .name("podd-trash".to_owned())
+            .spawn(move || {
+                let mut next = None;
+                while is_due(&woken, next) {
+                    next = work();
+                }
+            })
+            .map_err(|e| StoreError::io("start a thread for", self.beside(Path::new("/")), e))?;
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some((wake, thread));
+        Ok(())
+    }
+
+    /// Has the thread look at what there is to do.
     pub(super) fn wake(&self) {
-        let _ = self.wake.try_send(());
+        if let Some((wake, _)) = &*self.thread.lock().unwrap_or_else(PoisonError::into_inner) {
+            let _ = wake.try_send(());
+        }
+    }
+
+    /// Waits until the thread has done what it was woken for, and ends it.
+    pub(super) fn close(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((wake, thread)) = thread {
+            drop(wake);
+            let _ = thread.join();
+        }
     }
 
     /// Renames `path` into the trash; one that is not there is a success.
     pub(super) fn put(&self, path: &Path) -> Result<(), StoreError> {
+        let directory = self.beside(path);
         loop {
-            match fs::rename_new(path, &self.directory.join(unique_name())) {
+            match fs::rename_new(path, &directory.join(unique_name())) {
                 Err(Errno::EXIST) => {}
                 Ok(()) => break,
                 Err(Errno::NOENT) => return Ok(()),
@@ -51,18 +79,28 @@ impl Trash {
     }
 }
 
+impl Trash {
+    /// The directory that is nearest to `path`, on whose file system it is.
+    fn beside(&self, path: &Path) -> &Path {
+        let near = |directory: &&PathBuf| {
+            let parent = directory.parent().filter(|parent| path.starts_with(parent));
+            parent.map_or(0, |parent| parent.as_os_str().len())
+        };
+        self.directories.iter().max_by_key(near).map_or(Path::new(""), PathBuf::as_path)
+    }
+}
+
+/// Waits for a word or for the time to be over; `false` at the end.
+fn is_due(woken: &Receiver<()>, next: Option<Duration>) -> bool {
+    match next {
+        None => woken.recv().is_ok(),
+        Some(next) => !matches!(woken.recv_timeout(next), Err(RecvTimeoutError::Disconnected)),
+    }
+}
+
 /// A name that no earlier run of the daemon used either.
 pub(super) fn unique_name() -> String {
     static SERIAL: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     format!("{now:x}-{}", SERIAL.fetch_add(1, Ordering::Relaxed))
-}
-
-fn empty_when_woken(directory: &Path, woken: &Receiver<()>) {
-    while woken.recv().is_ok() {
-        let emptied = fs::open_directory(directory).and_then(|dir| fs::empty_directory(dir.as_fd()));
-        if let Err(error) = emptied {
-            tracing::warn!(path = %directory.display(), %error, "trash cannot be emptied");
-        }
-    }
 }

@@ -170,7 +170,7 @@ fn the_last_of_several_entries_wins() {
     assert_eq!(layer.access("g").0, 0o711);
     assert_eq!(layer.read("l"), "own");
     assert!(layer.stat("l").is_file() && layer.path("kept/f").exists());
-    assert_eq!(fs::names(layer.scratch.path()).unwrap(), [FILES], "what was replaced is deleted");
+    assert!(!layer.scratch.path().join("discarded").exists(), "what was replaced is deleted");
 }
 
 #[test]

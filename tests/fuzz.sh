@@ -1,12 +1,12 @@
 #!/bin/bash
 # Fuzzes podd's parsers of what others have written, with libFuzzer and the stable compiler:
 #
-#   tests/fuzz.sh                     every target for ten seconds (FUZZ_SECONDS), as many at a time as there are processors
+#   tests/fuzz.sh                     every target for ten seconds (FUZZ_SECONDS), one on each processor at a time
 #   tests/fuzz.sh TARGET [SECONDS]    one target
 #   tests/fuzz.sh TARGET FILE         one input again, as after a failure
 #
-# The targets are in fuzz/targets, their first inputs in fuzz/corpus; what is found is kept under target/fuzz until `cargo
-# clean`. The last line counts as that of `cargo test` does. As root, since some targets unpack layers; g++ is needed.
+# The targets are in fuzz/targets, their first inputs in fuzz/corpus; what else they find worth keeping is in target/fuzz.
+# The last line is that of `cargo test`. As root, since some targets unpack layers; g++ is needed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=contrib/lib/tools.sh
@@ -14,19 +14,13 @@ cd "$(dirname "$0")/.."
 
 OUT=target/fuzz
 EACH=${FUZZ_SECONDS:-10}
-HOST=$(rustc -vV | sed -n 's/^host: //p')
 # An input that takes longer, or more memory than this, fails.
 LIMITS=(-timeout=10 -rss_limit_mb=1024 -max_len=16384)
-# What cargo-fuzz does too, without a nightly compiler's sanitizers: podd's unsafe code is all in sys, where they could help.
-COVERAGE="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
--Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
--Cllvm-args=-sanitizer-coverage-trace-compares"
 
 build() {
     # The crates and versions of the product, and libFuzzer.
     cp Cargo.lock fuzz/Cargo.lock
-    RUSTFLAGS="--cfg podd_fuzzing $COVERAGE" cargo build --quiet --release --manifest-path fuzz/Cargo.toml \
-        --target "$HOST" --target-dir "$OUT"
+    RUSTC_WRAPPER=$PWD/fuzz/rustc.sh cargo build --quiet --manifest-path fuzz/Cargo.toml --target-dir target
 }
 
 targets() {
@@ -42,8 +36,9 @@ edges() {
 fuzz() {
     local found=$OUT/found/$1/ corpus=$OUT/corpus/$1
     mkdir -p "$found" "$corpus" "$SCRATCH/$1"
-    TMPDIR=$SCRATCH/$1 timeout --kill-after 10 $((EACH + 60)) "$OUT/$HOST/release/$1" "${LIMITS[@]}" -max_total_time="$EACH" \
-        -print_final_stats=1 -artifact_prefix="$found" "$corpus" "fuzz/corpus/$1" >"$OUT/$1.log" 2>&1 &&
+    TMPDIR=$SCRATCH/$1 timeout --kill-after 10 $((EACH + 60)) "target/debug/fuzz-$1" "${LIMITS[@]}" \
+        -max_total_time="$EACH" -print_final_stats=1 -artifact_prefix="$found" \
+        "$corpus" "fuzz/corpus/$1" >"$OUT/$1.log" 2>&1 &&
         [ "$(edges "$1")" -gt 20 ]
 }
 
@@ -58,23 +53,23 @@ blame() {
     tail -n 40 "$OUT/$1.log"
     input=$(sed -n 's/.*Test unit written to //p' "$OUT/$1.log" | tail -n 1)
     if [ -n "$input" ]; then
-        echo "to run it again: base64 -d >input <<<'$(base64 -w 0 "$input")' && tests/fuzz.sh $1 input"
+        echo "to run it again:"
+        echo "base64 -d <<<'$(gzip -9 -n <"$input" | base64 -w 0)' | gunzip >input && tests/fuzz.sh $1 input"
     fi
 }
 
 # Runs the targets given, some at a time, and counts.
 all() {
     local name passed=0 failed=0
-    local -A jobs
     for name in "$@"; do
         while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do
             sleep 0.1
         done
-        fuzz "$name" &
-        jobs[$name]=$!
+        { fuzz "$name" && touch "$SCRATCH/$name.passed"; } &
     done
+    wait
     for name in "$@"; do
-        if wait "${jobs[$name]}"; then
+        if [ -e "$SCRATCH/$name.passed" ]; then
             praise "$name"
             passed=$((passed + 1))
         else
@@ -97,7 +92,7 @@ if [ $# -eq 0 ]; then
     mapfile -t names < <(targets)
     all "${names[@]}"
 elif [ -f "${2:-}" ]; then
-    TMPDIR=$SCRATCH "$OUT/$HOST/release/$1" "${LIMITS[@]}" "$2"
+    TMPDIR=$SCRATCH "target/debug/fuzz-$1" "${LIMITS[@]}" "$2"
 else
     EACH=${2:-$EACH}
     all "$1"

@@ -21,7 +21,7 @@ PACKAGES=(
     kmod libc6-dev nginx openssl procps runc shellcheck skopeo systemd
 )
 SCRIPTS=(contrib/build.sh contrib/demo.sh contrib/lib/image.sh contrib/lib/monitor.sh contrib/lib/namespace.sh
-    contrib/lib/tools.sh contrib/lib/uml.sh tests/fuzz.sh tests/run.sh .ci/run)
+    contrib/lib/tools.sh contrib/lib/uml.sh fuzz/rustc.sh tests/fuzz.sh tests/run.sh .ci/run)
 # One test binary that takes longer than this hangs.
 TEST_LIMIT=900
 # The same on the kernel with cgroup v2.
@@ -161,7 +161,10 @@ advisories_are_none() {
 }
 
 dependencies_are_allowed() {
-    "$CARGO_DENY" --log-level error check licenses bans sources && advisories_are_none
+    cp Cargo.lock fuzz/Cargo.lock
+    "$CARGO_DENY" --log-level error check licenses bans sources &&
+        "$CARGO_DENY" --log-level error --manifest-path fuzz/Cargo.toml check licenses bans sources &&
+        advisories_are_none
 }
 
 prepare() {

@@ -102,6 +102,7 @@ impl Config {
                 namespaced_auth_dir: PathBuf::new(),
                 stall_timeout_seconds: 30,
                 max_parallel_layers: 4,
+                max_unpacked_bytes: 256 << 30,
                 keep_unfinished_seconds: 3600,
                 insecure_registries: Vec::new(),
             },
@@ -157,6 +158,7 @@ fn apply(config: &mut Config, mut reader: Reader<'_>) {
         reader.number("stall_timeout_seconds", 1..=3600, &mut config.images.stall_timeout_seconds);
         reader.number("max_parallel_layers", 1..=64, &mut config.images.max_parallel_layers);
         reader.number("keep_unfinished_seconds", 0..=604_800, &mut config.images.keep_unfinished_seconds);
+        reader.number("max_unpacked_bytes", 1 << 20..=1 << 50, &mut config.images.max_unpacked_bytes);
         reader.strings("insecure_registries", &mut config.images.insecure_registries);
     });
     reader.section("streaming", |reader| {

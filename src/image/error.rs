@@ -1,5 +1,9 @@
 //! What can go wrong with an image, and what each failure means to a client.
 
+use std::io;
+
+use rustix::io::Errno;
+
 use super::digest::Digest;
 use super::extract::ExtractError;
 use super::policy::PolicyError;
@@ -91,6 +95,9 @@ impl ImageError {
                 ImageErrorKind::NoSpace
             }
             Self::Layer { source: ExtractError::Staging { .. }, .. } => ImageErrorKind::Internal,
+            Self::Layer { source: ExtractError::Entry { source, .. }, .. } if is_of_the_node(source) => {
+                ImageErrorKind::Internal
+            }
             Self::Layer { .. } => ImageErrorKind::Corrupt,
             Self::Store(StoreError::Ambiguous { .. }) => ImageErrorKind::Invalid,
             Self::AmbiguousName { .. } => ImageErrorKind::Invalid,
@@ -108,6 +115,12 @@ impl ImageError {
             }
         }
     }
+}
+
+/// Whether the kernel refused because of the disk or of the node, and not because of what a layer wants.
+fn is_of_the_node(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(code, Some(Errno::IO | Errno::ROFS | Errno::NOMEM | Errno::NFILE | Errno::MFILE))
 }
 
 fn list(references: &[Reference]) -> String {

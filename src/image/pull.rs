@@ -48,6 +48,7 @@ pub(super) struct Puller {
     client: RegistryClient,
     platform: Platform,
     layers: Arc<Semaphore>,
+    limits: Limits,
     pub(super) progress: Progress,
     // Held for a map operation; never over an await.
     under_way: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
@@ -66,13 +67,19 @@ struct Job {
 }
 
 impl Puller {
-    pub(super) fn new(store: Store, client: RegistryClient, max_parallel_layers: u64) -> Self {
+    pub(super) fn new(
+        store: Store,
+        client: RegistryClient,
+        max_parallel_layers: u64,
+        limits: Limits,
+    ) -> Self {
         let permits = usize::try_from(max_parallel_layers).unwrap_or(Semaphore::MAX_PERMITS);
         Self {
             store,
             client,
             platform: Platform::host(),
             layers: Arc::new(Semaphore::new(permits)),
+            limits,
             progress: Progress::default(),
             under_way: Mutex::default(),
         }
@@ -183,6 +190,10 @@ impl Puller {
             }
         }
         let Some(error) = failure else { return Ok(layers) };
+        if error.kind() == ImageErrorKind::Internal {
+            // What the disk has lost is told once: another pull that used these layers would not hear of it.
+            staging.keep_nothing();
+        }
         if error.kind() == ImageErrorKind::NoSpace {
             staging.keep_nothing();
             let store = self.store.clone();
@@ -211,10 +222,10 @@ impl Puller {
         let (sender, receiver) = mpsc::channel(CHUNKS);
         let (staging, index) = (Arc::clone(&job.staging), job.index);
         let expected = LayerExpectation { digest: digest.clone(), size, diff_id: job.diff_id.clone() };
-        let compression = job.layer.compression;
+        let (compression, limits) = (job.layer.compression, self.limits.clone());
         let unpacking = tokio::task::spawn_blocking(move || {
             let (input, to) = (ChannelReader::new(receiver), staging.layer(index));
-            let extracted = extract_layer(input, compression, &expected, &to, &Limits::default());
+            let extracted = extract_layer(input, compression, &expected, &to, &limits);
             extracted.inspect(|extracted| staging.finished(index, &expected.diff_id, extracted))
         });
         let fetched = feed(blob, sender, &job).await;

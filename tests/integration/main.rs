@@ -18,6 +18,7 @@ mod containers_life;
 mod crictl;
 mod images;
 mod images_auth;
+mod images_faults;
 mod images_policy;
 mod images_registries;
 mod images_store;

@@ -125,7 +125,11 @@ impl Puller {
         };
         progress.enter(Stage::Committing);
         let store = self.store.clone();
-        let image = sys::blocking(move || store.commit_image(&staging, new)).await?;
+        let commit = move || {
+            let image = store.commit_image(&staging, new);
+            image.inspect_err(|_| staging.keep_nothing())
+        };
+        let image = sys::blocking(commit).await?;
         sys::memory::trim();
         tracing::info!(image = %reference, id = %image.id, fetched, millis = began.elapsed().as_millis(), "pulled");
         under_way.succeeded();
@@ -190,16 +194,34 @@ impl Puller {
             }
         }
         let Some(error) = failure else { return Ok(layers) };
-        if error.kind() == ImageErrorKind::Internal {
-            // What the disk has lost is told once: another pull that used these layers would not hear of it.
-            staging.keep_nothing();
-        }
-        if error.kind() == ImageErrorKind::NoSpace {
-            staging.keep_nothing();
-            let store = self.store.clone();
-            sys::blocking(move || store.discard_unfinished()).await;
-        }
+        self.keep_what_is_good(staging, &error).await;
         Err(error)
+    }
+
+    /// After a failure, lets the next pull have the layers that are done, if there is room for them and the disk has them:
+    /// whoever takes them over begins later, and would not be told of what was lost before.
+    async fn keep_what_is_good(&self, staging: &Arc<Staging>, error: &ImageError) {
+        let (staging, store, kind) = (Arc::clone(staging), self.store.clone(), error.kind());
+        let decide = move || match kind {
+            ImageErrorKind::NoSpace => {
+                staging.keep_nothing();
+                store.discard_unfinished();
+            }
+            // What the disk has lost has been told already.
+            ImageErrorKind::Internal => staging.keep_nothing(),
+            ImageErrorKind::NotFound
+            | ImageErrorKind::Denied
+            | ImageErrorKind::Unavailable
+            | ImageErrorKind::Invalid
+            | ImageErrorKind::Untrusted
+            | ImageErrorKind::Corrupt => {
+                if let Err(error) = staging.flush() {
+                    tracing::warn!(%error, "no layer of the failed pull is kept");
+                    staging.keep_nothing();
+                }
+            }
+        };
+        sys::blocking(decide).await;
     }
 
     async fn layer(&self, job: Job) -> Result<Extracted, ImageError> {

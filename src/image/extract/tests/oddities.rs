@@ -116,7 +116,7 @@ fn an_archive_cut_anywhere_is_never_half_of_a_file() {
         .finish();
     for cut in (0..tar.len()).step_by(37).chain((0..tar.len()).step_by(512)) {
         let Ok(layer) = unpack_bytes(&tar[..cut]) else { continue };
-        assert_eq!(cut % 512, 0, "cut at {cut}");
+        assert!(cut % 512 == 0 || cut > tar.len() - 1024, "cut at {cut}");
         for (name, length) in [("a", 800), ("b", 0), (long.as_str(), 1)] {
             assert!(!layer.path(name).exists() || layer.stat(name).len() == length, "{name}, cut at {cut}");
         }
@@ -182,7 +182,7 @@ fn bombs_are_stopped_at_the_limit() {
         let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
         encoder.write_all(&tar).unwrap();
         for blob in [encoder.finish().unwrap(), zstd::encode_all(&tar[..], 1).unwrap()] {
-            assert!(blob.len() < 400_000);
+            assert!(blob.len() * 50 < tar.len());
             let scratch = tempfile::tempdir().unwrap();
             let limits = Limits { max_unpacked_bytes: 8 << 20, ..Limits::default() };
             let error = extract(&blob, &tar, scratch.path(), &limits).unwrap_err();

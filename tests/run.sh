@@ -5,6 +5,7 @@
 #   tests/run.sh lint            formatting, clippy, cargo deny, shellcheck
 #   tests/run.sh unit            the tests beside the code
 #   tests/run.sh crun [FILTER]   the integration tests with crun (or runc), or those with FILTER in their names
+#   tests/run.sh fuzz            the fuzz targets, each for ten seconds
 #   tests/run.sh v2              those about pods and containers on a kernel with cgroup v2, whatever the machine has
 #
 # The last line says how many tests and checks passed and failed; the exit status is 0 when none failed.
@@ -16,11 +17,11 @@ cd "$(dirname "$0")/.."
 . contrib/lib/monitor.sh
 
 PACKAGES=(
-    apache2-utils busybox-static ca-certificates containerd containernetworking-plugins crun docker-registry gcc iproute2
-    iptables kmod libc6-dev nginx openssl procps runc shellcheck skopeo systemd umoci
+    apache2-utils busybox-static ca-certificates containerd containernetworking-plugins crun docker-registry e2fsprogs g++ gcc
+    iproute2 iptables kmod libc6-dev libisal2 nginx openssl procps runc shellcheck skopeo systemd umoci
 )
 SCRIPTS=(contrib/build.sh contrib/demo.sh contrib/lib/image.sh contrib/lib/monitor.sh contrib/lib/namespace.sh
-    contrib/lib/tools.sh contrib/lib/uml.sh tests/run.sh .ci/run)
+    contrib/lib/tools.sh contrib/lib/uml.sh fuzz/rustc.sh tests/fuzz.sh tests/run.sh .ci/run)
 # One test binary that takes longer than this hangs.
 TEST_LIMIT=900
 # The same on the kernel with cgroup v2.
@@ -101,7 +102,7 @@ traces() {
         pgrep -a '^podd' || true
         pgrep -af 'podd-test' || true
         sed -n 's/^[^-]* \(\/[^ ]*podd-[^ ]*\) .*/mount \1/p' /proc/self/mountinfo
-        find /run/netns /tmp /run -maxdepth 1 -name 'podd-*' 2>/dev/null || true
+        find /run/netns /tmp /run /dev/shm -maxdepth 1 -name 'podd-*' 2>/dev/null || true
         find /sys/fs/cgroup -maxdepth 2 -type d -name 'podd-test*' 2>/dev/null || true
         find /var/lib/cni -mindepth 1 -path '*podd-test*' 2>/dev/null || true
         find /sys/class/net -name 'pt????????' -o -name 'veth*'
@@ -143,6 +144,10 @@ unit_is_valid() {
     [ ! -s "$work/words" ]
 }
 
+code_is_formatted() {
+    cargo fmt --all --check && cargo fmt --manifest-path fuzz/Cargo.toml --check
+}
+
 # Advisories need the network; without it they are left out, and that is said.
 advisories_are_none() {
     if timeout 120 "$CARGO_DENY" check advisories >"$work/advisories" 2>&1; then
@@ -156,7 +161,10 @@ advisories_are_none() {
 }
 
 dependencies_are_allowed() {
-    "$CARGO_DENY" --log-level error check licenses bans sources && advisories_are_none
+    cp Cargo.lock fuzz/Cargo.lock
+    "$CARGO_DENY" --log-level error check licenses bans sources &&
+        "$CARGO_DENY" --log-level error --manifest-path fuzz/Cargo.toml check licenses bans sources &&
+        advisories_are_none
 }
 
 prepare() {
@@ -171,7 +179,7 @@ lint() {
     stage "cargo deny"
     CARGO_DENY=$(need_cargo_deny) || die "cargo-deny cannot be built"
     check "shell scripts" shell_is_clean || true
-    check "formatting" cargo fmt --all --check || true
+    check "formatting" code_is_formatted || true
     check "dependencies" dependencies_are_allowed || true
     check "clippy" cargo clippy --quiet --workspace --all-targets -- -D warnings || true
 }
@@ -192,6 +200,11 @@ build() {
 unit() {
     run_tests "tests beside the code" cargo test --quiet --workspace --lib --bins --no-fail-fast
     run_tests "examples in the documentation" cargo test --quiet --workspace --doc --no-fail-fast
+}
+
+# Parsers of hostile input, with inputs that libFuzzer makes; one check for each target.
+fuzz() {
+    run_tests "fuzz targets" tests/fuzz.sh
 }
 
 # The integration tests of every crate, with one OCI runtime.
@@ -226,8 +239,8 @@ cgroup_v2() {
 
 what=${1:-all}
 case $what in
-    all | lint | unit | crun | runc | v2) ;;
-    *) die "unknown argument $what; allowed: lint, unit, crun [FILTER], runc [FILTER], v2, or none" ;;
+    all | lint | unit | fuzz | crun | runc | v2) ;;
+    *) die "unknown argument $what; allowed: lint, unit, fuzz, crun [FILTER], runc [FILTER], v2, or none" ;;
 esac
 prepare
 traces >"$work/before"
@@ -237,6 +250,7 @@ case $what in
         build
         unit
         ;;
+    fuzz) fuzz ;;
     crun | runc)
         build
         integration "$what" "${2:-}"
@@ -249,6 +263,7 @@ case $what in
         lint
         build
         unit
+        fuzz
         integration crun
         integration runc
         cgroup_v2

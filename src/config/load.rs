@@ -106,6 +106,7 @@ impl Config {
                 inflate: Inflate::ZlibRs,
                 root: PathBuf::new(),
                 pinned: Vec::new(),
+                max_unpacked_bytes: 256 << 30,
                 keep_unfinished_seconds: 3600,
                 insecure_registries: Vec::new(),
                 preload_dir: "/var/lib/podd-preload".into(),
@@ -165,6 +166,7 @@ fn apply(config: &mut Config, mut reader: Reader<'_>) {
         reader.optional_path("root", &mut config.images.root);
         reader.strings("pinned", &mut config.images.pinned);
         reader.number("keep_unfinished_seconds", 0..=604_800, &mut config.images.keep_unfinished_seconds);
+        reader.number("max_unpacked_bytes", 1 << 20..=1 << 50, &mut config.images.max_unpacked_bytes);
         reader.strings("insecure_registries", &mut config.images.insecure_registries);
         reader.optional_path("preload_dir", &mut config.images.preload_dir);
     });

@@ -146,6 +146,8 @@ pub struct ImagesConfig {
     pub pinned: Vec<String>,
     /// How long layers of a pull that failed are of use to the next one, in seconds.
     pub keep_unfinished_seconds: u64,
+    /// How much a layer may unpack to, in bytes: its files, and its tar.
+    pub max_unpacked_bytes: u64,
     /// Registries (`host:port`) that may be spoken to by plain HTTP, besides those on loopback.
     pub insecure_registries: Vec<String>,
     /// Archives that are imported without being asked for, where it exists; empty: none.

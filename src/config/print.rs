@@ -74,6 +74,11 @@ impl Page {
         self.key("pinned", pinned, "never garbage: a name, prefix* or *keyword*");
         let keep = images.keep_unfinished_seconds.to_string();
         self.key("keep_unfinished_seconds", keep, "how long layers of failed pulls are kept");
+        self.key(
+            "max_unpacked_bytes",
+            images.max_unpacked_bytes.to_string(),
+            "of a layer's files, or of its tar",
+        );
         let insecure = list(images.insecure_registries.iter().map(|host| text(host)));
         self.key("insecure_registries", insecure, "host:port of plain HTTP, besides loopback");
         self.key(

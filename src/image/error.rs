@@ -2,6 +2,8 @@
 
 use std::io;
 
+use rustix::io::Errno;
+
 use super::digest::Digest;
 use super::extract::ExtractError;
 use super::policy::PolicyError;
@@ -95,6 +97,9 @@ impl ImageError {
                 ImageErrorKind::NoSpace
             }
             Self::Layer { source: ExtractError::Staging { .. }, .. } => ImageErrorKind::Internal,
+            Self::Layer { source: ExtractError::Entry { source, .. }, .. } if is_of_the_node(source) => {
+                ImageErrorKind::Internal
+            }
             Self::Layer { .. } => ImageErrorKind::Corrupt,
             Self::Store(StoreError::Ambiguous { .. }) => ImageErrorKind::Invalid,
             Self::AmbiguousName { .. } => ImageErrorKind::Invalid,
@@ -114,6 +119,12 @@ impl ImageError {
             | Self::NoSource { .. } => ImageErrorKind::Internal,
         }
     }
+}
+
+/// Whether the kernel refused because of the disk or of the node, and not because of what a layer wants.
+fn is_of_the_node(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(code, Some(Errno::IO | Errno::ROFS | Errno::NOMEM | Errno::NFILE | Errno::MFILE))
 }
 
 fn list(references: &[Reference]) -> String {

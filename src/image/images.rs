@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::archive::preload::Preload;
 use super::digest::Digest;
 use super::error::{ImageError, ImageErrorKind};
+use super::extract::Limits;
 use super::pinned::Pins;
 use super::policy::Policies;
 use super::pull::{PullStatus, PullTotals, Puller};
@@ -74,7 +75,8 @@ impl Images {
             timeouts: Timeouts { stall, ..Timeouts::default() },
             ..ClientConfig::default()
         })?;
-        let puller = Arc::new(Puller::new(store.clone(), client, config.max_parallel_layers));
+        let limits = Limits { max_unpacked_bytes: config.max_unpacked_bytes, ..Limits::default() };
+        let puller = Arc::new(Puller::new(store.clone(), client, config.max_parallel_layers, limits));
         let policies = Arc::new(Policies::new(config));
         policies.announce();
         let namespaced_auth_dir = given(&config.namespaced_auth_dir);

@@ -21,6 +21,7 @@ mod images_adopt;
 mod images_archive;
 mod images_auth;
 mod images_export;
+mod images_faults;
 mod images_policy;
 mod images_preload;
 mod images_progress;

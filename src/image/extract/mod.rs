@@ -17,6 +17,8 @@ mod decode;
 mod entry;
 mod error;
 mod fingerprint;
+#[cfg(podd_fuzzing)]
+pub mod fuzzing;
 mod gunzip;
 mod input;
 mod inventory;
@@ -74,7 +76,8 @@ pub struct Limits {
     pub max_path_len: u32,
     /// How deep directories nest.
     pub max_depth: u32,
-    /// The sum of the files' sizes, each rounded up to 4 KiB.
+    /// The sum of the files' sizes, each rounded up to 4 KiB; and the length of the tar, with whatever follows its end, as a
+    /// small blob can unpack to terabytes of nothing.
     pub max_unpacked_bytes: u64,
     /// Long names and extended attributes of one entry, in bytes.
     pub max_metadata: u32,
@@ -86,9 +89,16 @@ impl Default for Limits {
             max_entries: 4_000_000,
             max_path_len: 4096,
             max_depth: 512,
-            max_unpacked_bytes: 1 << 40,
+            max_unpacked_bytes: 256 << 30,
             max_metadata: 1 << 20,
         }
+    }
+}
+
+impl Limits {
+    fn too_large(&self) -> ExtractError {
+        let what = "unpacked bytes (images.max_unpacked_bytes)";
+        ExtractError::Limit { what, limit: self.max_unpacked_bytes }
     }
 }
 
@@ -123,7 +133,9 @@ pub fn extract_layer(
         let hashing =
             thread::Builder::new().spawn_scoped(scope, move || stream::hash(&hash)).map_err(start)?;
         let decoding = thread::Builder::new()
-            .spawn_scoped(scope, move || decode(input, compression, expected.size, &to_files, &to_hash))
+            .spawn_scoped(scope, move || {
+                decode(input, compression, expected.size, limits, &to_files, &to_hash)
+            })
             .map_err(start)?;
         let extracted = unpack(files, writer, limits);
         let decoded = decoding.join().unwrap_or_else(|panic| resume_unwind(panic));
@@ -159,11 +171,17 @@ fn decode(
     input: impl Read,
     compression: Compression,
     size: u64,
+    limits: &Limits,
     files: &SyncSender<Bytes>,
     hash: &SyncSender<Bytes>,
 ) -> Result<Digest, ExtractError> {
     let mut decoder = Decoder::new(input, compression, size)?;
+    let mut unpacked = 0;
     while let Some(chunk) = decoder.next()? {
+        unpacked += chunk.len() as u64;
+        if unpacked > limits.max_unpacked_bytes {
+            return Err(limits.too_large());
+        }
         if hash.send(chunk.clone()).is_err() || files.send(chunk).is_err() {
             return Err(ExtractError::Truncated("its tar archive"));
         }

@@ -3,6 +3,7 @@
 pub(crate) mod archive;
 mod forms;
 mod hostile;
+mod oddities;
 mod streams;
 
 use std::os::unix::fs::MetadataExt;

@@ -134,7 +134,7 @@ impl<'a> Writer<'a> {
         stream: &mut Stream,
     ) -> Result<io::Result<()>, ExtractError> {
         if length > self.limits.max_unpacked_bytes {
-            return Err(self.too_large());
+            return Err(self.limits.too_large());
         }
         for piece in map {
             let (mut offset, mut left) = (piece.offset, piece.length);
@@ -304,13 +304,9 @@ impl<'a> Writer<'a> {
     }
 
     fn count_bytes(&mut self, content: u64) -> Result<(), ExtractError> {
-        let rounded = content.checked_next_multiple_of(BLOCK).ok_or_else(|| self.too_large())?;
+        let rounded = content.checked_next_multiple_of(BLOCK).ok_or_else(|| self.limits.too_large())?;
         self.bytes = self.bytes.saturating_add(rounded);
-        if self.bytes > self.limits.max_unpacked_bytes { Err(self.too_large()) } else { Ok(()) }
-    }
-
-    fn too_large(&self) -> ExtractError {
-        ExtractError::Limit { what: "unpacked bytes", limit: self.limits.max_unpacked_bytes }
+        if self.bytes > self.limits.max_unpacked_bytes { Err(self.limits.too_large()) } else { Ok(()) }
     }
 
     fn error(&self, operation: &'static str, entry: &Entry, source: Errno) -> ExtractError {

@@ -15,9 +15,7 @@ use super::progress::Pull;
 use super::{Fetching, Puller};
 use crate::image::digest::Digest;
 use crate::image::error::{ImageError, ImageErrorKind};
-use crate::image::extract::{
-    ChannelReader, ExtractError, Extracted, LayerExpectation, Limits, extract_layer,
-};
+use crate::image::extract::{ChannelReader, ExtractError, Extracted, LayerExpectation, extract_layer};
 use crate::image::registry::{BlobStream, LayerDescriptor, Resolved};
 use crate::image::store::{Staging, StoreError, chain_ids};
 use crate::sys;
@@ -70,12 +68,34 @@ impl Puller {
         let mut layers = vec![None; resolved.layers.len()];
         let result = join(tasks, &mut layers, fetching, staging).await;
         let Err(error) = result else { return Ok(layers) };
-        if error.kind() == ImageErrorKind::NoSpace {
-            staging.keep_nothing();
-            let store = self.store.clone();
-            sys::blocking(move || store.discard_unfinished()).await;
-        }
+        self.keep_what_is_good(staging, &error).await;
         Err(error)
+    }
+
+    /// After a failure, lets the next pull have the layers that are done, if there is room for them and the disk has them:
+    /// whoever takes them over begins later, and would not be told of what was lost before.
+    async fn keep_what_is_good(&self, staging: &Arc<Staging>, error: &ImageError) {
+        let (staging, store, kind) = (Arc::clone(staging), self.store.clone(), error.kind());
+        let decide = move || match kind {
+            ImageErrorKind::NoSpace => {
+                staging.keep_nothing();
+                store.discard_unfinished();
+            }
+            // What the disk has lost has been told already.
+            ImageErrorKind::Internal => staging.keep_nothing(),
+            ImageErrorKind::NotFound
+            | ImageErrorKind::Denied
+            | ImageErrorKind::Unavailable
+            | ImageErrorKind::Invalid
+            | ImageErrorKind::Untrusted
+            | ImageErrorKind::Corrupt => {
+                if let Err(error) = staging.flush() {
+                    tracing::warn!(%error, "no layer of the failed pull is kept");
+                    staging.keep_nothing();
+                }
+            }
+        };
+        sys::blocking(decide).await;
     }
 
     pub(super) async fn layer(&self, job: Job) -> Result<Extracted, ImageError> {
@@ -98,10 +118,10 @@ impl Puller {
         let (sender, receiver) = mpsc::channel(CHUNKS);
         let (staging, index) = (Arc::clone(&job.staging), job.index);
         let expected = LayerExpectation { digest: digest.clone(), size, diff_id: job.diff_id.clone() };
-        let compression = job.layer.compression;
+        let (compression, limits) = (job.layer.compression, self.limits.clone());
         let unpacking = tokio::task::spawn_blocking(move || {
             let (input, to) = (ChannelReader::new(receiver), staging.layer(index));
-            let extracted = extract_layer(input, compression, &expected, &to, &Limits::default());
+            let extracted = extract_layer(input, compression, &expected, &to, &limits);
             extracted.inspect(|extracted| staging.finished(index, &expected.diff_id, extracted))
         });
         let fetched = feed(blob, sender, &job.fetching).await;

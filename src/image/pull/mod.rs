@@ -29,7 +29,7 @@ use self::progress::{Progress, Pull, Stage};
 pub use self::progress::{PullStatus, PullTotals};
 use super::digest::Digest;
 use super::error::ImageError;
-use super::extract::Extracted;
+use super::extract::{Extracted, Limits};
 use super::policy::{PolicyFile, Signature};
 use super::reference::Reference;
 use super::registry::{Platform, PullAuth, RegistryClient, Resolved, Source};
@@ -43,6 +43,7 @@ pub(super) struct Puller {
     client: RegistryClient,
     platform: Platform,
     layers: Arc<Semaphore>,
+    limits: Limits,
     pub(super) progress: Progress,
     // Held for a map operation; never over an await.
     under_way: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
@@ -59,13 +60,19 @@ struct Fetching {
 }
 
 impl Puller {
-    pub(super) fn new(store: Store, client: RegistryClient, max_parallel_layers: u64) -> Self {
+    pub(super) fn new(
+        store: Store,
+        client: RegistryClient,
+        max_parallel_layers: u64,
+        limits: Limits,
+    ) -> Self {
         let permits = usize::try_from(max_parallel_layers).unwrap_or(Semaphore::MAX_PERMITS);
         Self {
             store,
             client,
             platform: Platform::host(),
             layers: Arc::new(Semaphore::new(permits)),
+            limits,
             progress: Progress::default(),
             under_way: Mutex::default(),
         }
@@ -118,7 +125,11 @@ impl Puller {
         fetching.progress.enter(Stage::Committing);
         let new = new_image(&fetching.reference, resolved, signatures, layers);
         let store = self.store.clone();
-        let image = sys::blocking(move || store.commit_image(&staging, new)).await?;
+        let commit = move || {
+            let image = store.commit_image(&staging, new);
+            image.inspect_err(|_| staging.keep_nothing())
+        };
+        let image = sys::blocking(commit).await?;
         sys::memory::trim();
         tracing::info!(id = %image.id, fetched, millis = began.elapsed().as_millis(), "pulled");
         Ok(image)

@@ -11,6 +11,8 @@
 
 mod conf;
 mod error;
+#[cfg(podd_fuzzing)]
+pub mod fuzzing;
 mod hosts;
 mod load;
 mod lookup;

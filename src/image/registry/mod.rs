@@ -21,6 +21,8 @@ mod challenge;
 mod clients;
 mod credentials;
 mod error;
+#[cfg(podd_fuzzing)]
+pub mod fuzzing;
 pub(super) mod manifest;
 mod platform;
 mod resolve;

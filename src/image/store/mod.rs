@@ -34,6 +34,8 @@
 mod check;
 mod collect;
 mod commit;
+#[cfg(podd_fuzzing)]
+pub mod fuzzing;
 mod guest;
 mod image;
 mod layer;

@@ -141,6 +141,14 @@ impl Node {
         Self::start_named(names, "").await
     }
 
+    /// The same with the daemon's `root` elsewhere, on a disk of its own.
+    pub async fn start_rooted_at(root: &Path) -> Self {
+        let names = Names::new();
+        names.write_cni_conf();
+        std::os::unix::fs::symlink(root, names.root()).unwrap();
+        Self::start_named(names, "").await
+    }
+
     /// A node without a CNI configuration.
     pub async fn start_without_network() -> Self {
         Self::start_named(Names::new(), "").await

@@ -35,8 +35,12 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<Daemon> {
     };
     let images = images.with_context(|| format!("opening the images in {}", config.root.display()))?;
     let network = Network::open(&config.network).await.context("opening the network")?;
-    let pods = Pods::open(config, images, network).await?;
+    let preload = config.images.preload_dir.clone();
+    let pods = Pods::open(config, images.clone(), network).await?;
     let mut background = JoinSet::new();
+    if !preload.as_os_str().is_empty() {
+        background.spawn(images.preload(preload));
+    }
     background.spawn(Arc::clone(&pods).tend());
     background.spawn(async {
         let Err(error) = runtime::reap_orphans().await;

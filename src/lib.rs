@@ -56,7 +56,7 @@
 //! | one per living container | until its end | waits for the monitor's word, publishes the exit, has the runtime forget |
 //! | [`pod::Pods::tend`] | for ever | undoes what could not be undone, removes what nobody asked for again, retries DELs |
 //! | [`runtime::reap_orphans`] | for ever | reaps orphans as they die, but for those that an exec waits for |
-//! | a thread of the image store | for ever | empties `trash/` |
+//! | a thread of the image store | for ever | collects layers that nothing uses, empties `trash/` |
 //!
 //! # Channels and locks
 //!

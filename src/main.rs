@@ -34,25 +34,20 @@ enum Command {
     Serve(Sources),
     /// Print the effective configuration, commented.
     Config(Sources),
-    /// Work with the node's images, with a daemon running or not.
-    Images {
-        #[command(flatten)]
-        sources: Sources,
-        #[command(subcommand)]
-        command: cli::images::ImagesCommand,
-    },
+    /// The images of this node: list, import, export, adopt, check.
+    Images(cli::ImagesArgs),
 }
 
 #[derive(Args)]
 struct Sources {
     /// The configuration file; its drop-ins are in the directory of the same name with ".d".
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     /// Sets a key over the files, as in --set network.conf_dir=/etc/cni/net.d; may be repeated.
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, value_name = "KEY=VALUE", global = true)]
     set: Vec<String>,
     /// The same as --set log_level=LEVEL.
-    #[arg(long, value_name = "LEVEL")]
+    #[arg(long, value_name = "LEVEL", global = true)]
     log_level: Option<String>,
 }
 
@@ -83,14 +78,14 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
             Ok(true)
         }
         Command::Serve(sources) => serve(sources.load()?).map(|()| true),
-        Command::Images { sources, command } => {
-            let config = sources.load()?;
-            log_to_stderr(config.log_level);
-            async_runtime()?.block_on(cli::images::run(command, &config))
+        Command::Images(args) => {
+            log_to_stderr(LogLevel::Warn);
+            cli::images(args)
         }
     }
 }
 
+/// Starts the log on standard error.
 fn log_to_stderr(level: LogLevel) {
     let level = match level {
         LogLevel::Error => LevelFilter::ERROR,

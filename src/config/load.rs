@@ -103,8 +103,11 @@ impl Config {
                 stall_timeout_seconds: 30,
                 max_parallel_layers: 4,
                 max_unpacked_bytes: 256 << 30,
+                root: PathBuf::new(),
+                pinned: Vec::new(),
                 keep_unfinished_seconds: 3600,
                 insecure_registries: Vec::new(),
+                preload_dir: "/var/lib/podd-preload".into(),
             },
             streaming: StreamingConfig { address: ([127, 0, 0, 1], 0).into() },
             metrics: MetricsConfig { address: None },
@@ -157,9 +160,12 @@ fn apply(config: &mut Config, mut reader: Reader<'_>) {
         reader.optional_path("namespaced_auth_dir", &mut config.images.namespaced_auth_dir);
         reader.number("stall_timeout_seconds", 1..=3600, &mut config.images.stall_timeout_seconds);
         reader.number("max_parallel_layers", 1..=64, &mut config.images.max_parallel_layers);
+        reader.optional_path("root", &mut config.images.root);
+        reader.strings("pinned", &mut config.images.pinned);
         reader.number("keep_unfinished_seconds", 0..=604_800, &mut config.images.keep_unfinished_seconds);
         reader.number("max_unpacked_bytes", 1 << 20..=1 << 50, &mut config.images.max_unpacked_bytes);
         reader.strings("insecure_registries", &mut config.images.insecure_registries);
+        reader.optional_path("preload_dir", &mut config.images.preload_dir);
     });
     reader.section("streaming", |reader| {
         let mut address = Some(config.streaming.address);
@@ -192,6 +198,11 @@ fn check(config: &Config, problems: &mut Vec<Problem>) {
         && crate::cgroup::CgroupPath::new(&config.monitor.cgroup).map_or(true, |path| path.is_root())
     {
         problem("monitor.cgroup", "not a path of a cgroup below the root, without \"..\"".to_owned());
+    }
+    for pattern in &config.images.pinned {
+        if let Err(text) = crate::image::pinned::Pattern::parse(pattern) {
+            problem("images.pinned", text);
+        }
     }
     if config.network.plugin_dirs.is_empty() {
         problem("network.plugin_dirs", "an empty list: no plugin could be found".to_owned());

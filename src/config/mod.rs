@@ -128,12 +128,18 @@ pub struct ImagesConfig {
     pub stall_timeout_seconds: u64,
     /// How many layers the node fetches at a time, all pulls together.
     pub max_parallel_layers: u64,
+    /// Where images and layers lie, on a file system of their own if wanted; empty: in `root`.
+    pub root: PathBuf,
+    /// Images that the kubelet's garbage collection must leave: exact names, `prefix*`, `*keyword*`.
+    pub pinned: Vec<String>,
     /// How long layers of a pull that failed are of use to the next one, in seconds.
     pub keep_unfinished_seconds: u64,
     /// How much a layer may unpack to, in bytes: its files, and its tar.
     pub max_unpacked_bytes: u64,
     /// Registries (`host:port`) that may be spoken to by plain HTTP, besides those on loopback.
     pub insecure_registries: Vec<String>,
+    /// Archives that are imported without being asked for, where it exists; empty: none.
+    pub preload_dir: PathBuf,
 }
 
 /// The streaming server.

@@ -68,6 +68,9 @@ impl Page {
         let stall = images.stall_timeout_seconds.to_string();
         self.key("stall_timeout_seconds", stall, "a layer without bytes is asked for again");
         self.key("max_parallel_layers", images.max_parallel_layers.to_string(), "of the whole node");
+        self.key("root", path(&images.root), "images and layers; empty: in the root above");
+        let pinned = list(images.pinned.iter().map(|pattern| text(pattern)));
+        self.key("pinned", pinned, "never garbage: a name, prefix* or *keyword*");
         let keep = images.keep_unfinished_seconds.to_string();
         self.key("keep_unfinished_seconds", keep, "how long layers of failed pulls are kept");
         self.key(
@@ -77,6 +80,11 @@ impl Page {
         );
         let insecure = list(images.insecure_registries.iter().map(|host| text(host)));
         self.key("insecure_registries", insecure, "host:port of plain HTTP, besides loopback");
+        self.key(
+            "preload_dir",
+            path(&images.preload_dir),
+            "archives imported at start and later; empty: none",
+        );
     }
 
     fn endpoints(&mut self, c: &Config) {

@@ -1,6 +1,7 @@
 //! The image service.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::pin::Pin;
 
 use serde_json::json;
@@ -10,6 +11,7 @@ use tonic::{Request, Response, Status};
 use super::{Service, error, render, stream};
 use crate::api;
 use crate::api::image_service_server::ImageService;
+use crate::image::store::Usage;
 use crate::image::{Image, PullRequest};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -40,7 +42,7 @@ impl ImageService for Service {
         let image = self.pods.images().find(&name).map_err(|e| error::image("ImageStatus", &e))?;
         let Some(image) = image else { return Ok(Response::new(Default::default())) };
         let info = if request.verbose { image_info(&image) } else { HashMap::new() };
-        Ok(Response::new(api::ImageStatusResponse { image: Some(render::image(&image)), info }))
+        Ok(Response::new(api::ImageStatusResponse { image: Some(self.rendered(&image)), info }))
     }
 
     async fn pull_image(&self, request: Request<api::PullImageRequest>) -> Answer<api::PullImageResponse> {
@@ -67,22 +69,30 @@ impl ImageService for Service {
     }
 
     async fn image_fs_info(&self, _: Request<api::ImageFsInfoRequest>) -> Answer<api::ImageFsInfoResponse> {
-        let usage = self.pods.images().usage();
-        let mountpoint = self.pods.images().root().to_string_lossy().into_owned();
-        let file_system = api::FilesystemUsage {
-            timestamp: crate::pod::now(),
-            fs_id: Some(api::FilesystemIdentifier { mountpoint }),
-            used_bytes: Some(api::UInt64Value { value: usage.bytes }),
-            inodes_used: Some(api::UInt64Value { value: usage.inodes }),
+        let images = self.pods.images();
+        let (usage, places) = (images.usage(), images.places());
+        let timestamp = crate::pod::now();
+        let file_system = |place: &Path, used: Usage| api::FilesystemUsage {
+            timestamp,
+            fs_id: Some(api::FilesystemIdentifier { mountpoint: place.to_string_lossy().into_owned() }),
+            used_bytes: Some(api::UInt64Value { value: used.bytes }),
+            inodes_used: Some(api::UInt64Value { value: used.inodes }),
         };
+        // Where both are on one file system the kubelet wants equal answers. On one of their own, nobody counts the writable
+        // layers here: the kubelet takes the space that is left from the file system, and each container's use from its stats.
+        let of_containers = if places.images == places.containers { usage } else { Usage::default() };
         Ok(Response::new(api::ImageFsInfoResponse {
-            image_filesystems: vec![file_system.clone()],
-            container_filesystems: vec![file_system],
+            image_filesystems: vec![file_system(&places.images, usage)],
+            container_filesystems: vec![file_system(&places.containers, of_containers)],
         }))
     }
 }
 
 impl Service {
+    fn rendered(&self, image: &Image) -> api::Image {
+        api::Image { pinned: self.pods.images().is_pinned(image), ..render::image(image) }
+    }
+
     fn listed_images(&self, filter: Option<api::ImageFilter>) -> Result<Vec<api::Image>, Status> {
         let images = self.pods.images();
         let name = filter.and_then(|filter| filter.image).map(|spec| spec.image).unwrap_or_default();
@@ -90,7 +100,7 @@ impl Service {
             "" => images.list(),
             name => images.find(name).map_err(|e| error::image("ListImages", &e))?.into_iter().collect(),
         };
-        Ok(found.iter().map(|image| render::image(image)).collect())
+        Ok(found.iter().map(|image| self.rendered(image)).collect())
     }
 }
 

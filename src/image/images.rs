@@ -6,17 +6,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::archive::preload::Preload;
 use super::digest::Digest;
 use super::error::{ImageError, ImageErrorKind};
 use super::extract::Limits;
+use super::pinned::Pattern;
 use super::policy::Policies;
-use super::progress::{PullStatus, PullTotals};
-use super::pull::Puller;
+use super::pull::{PullStatus, PullTotals, Puller};
 use super::reference::Reference;
 use super::registries::{Paths, Registries};
 use super::registry::{AuthFile, ClientConfig, Credentials, PullAuth, RegistryClient, Timeouts};
 use super::rootfs::RootFs;
-use super::store::{Image, Lease, Store, StoreError, Usage};
+use super::store::{Image, Lease, Places, Store, StoreError, Usage};
 use crate::api::AuthConfig;
 use crate::config::ImagesConfig;
 use crate::id::ContainerId;
@@ -25,7 +26,8 @@ use crate::sys;
 /// The images of the node; clones are handles of the same ones.
 #[derive(Clone)]
 pub struct Images {
-    root: PathBuf,
+    places: Places,
+    pinned: Arc<[Pattern]>,
     store: Store,
     puller: Arc<Puller>,
     pub(super) registries: Arc<Registries>,
@@ -45,16 +47,13 @@ pub struct PullRequest {
 impl Images {
     /// Opens the store below `root`, collects its garbage, and gets ready to pull. Blocks.
     pub fn open(config: &ImagesConfig, root: &Path) -> Result<Self, ImageError> {
-        Self::with_store(
-            Store::open(root, Duration::from_secs(config.keep_unfinished_seconds))?,
-            config,
-            root,
-        )
+        let keep = Duration::from_secs(config.keep_unfinished_seconds);
+        Self::with_store(Store::open(places(config, root), keep)?, config, root)
     }
 
     /// The same images for a tool, whether or not a daemon has them open: [`Store::join`]. Blocks.
     pub fn join(config: &ImagesConfig, root: &Path) -> Result<Self, ImageError> {
-        Self::with_store(Store::join(root)?, config, root)
+        Self::with_store(Store::join(places(config, root))?, config, root)
     }
 
     fn with_store(store: Store, config: &ImagesConfig, root: &Path) -> Result<Self, ImageError> {
@@ -77,7 +76,9 @@ impl Images {
         let policies = Arc::new(Policies::new(config));
         policies.announce();
         let namespaced_auth_dir = given(&config.namespaced_auth_dir);
-        Ok(Self { root: root.to_owned(), store, puller, registries, policies, namespaced_auth_dir })
+        let pinned = config.pinned.iter().filter_map(|pattern| Pattern::parse(pattern).ok()).collect();
+        let places = places(config, root);
+        Ok(Self { places, pinned, store, puller, registries, policies, namespaced_auth_dir })
     }
 
     pub(super) fn store(&self) -> &Store {
@@ -88,9 +89,15 @@ impl Images {
         &self.puller
     }
 
-    /// Where the images lie.
-    pub fn root(&self) -> &Path {
-        &self.root
+    /// Where the images lie, and where the writable layers.
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// Whether the kubelet's garbage collection must leave that image. A removal that is asked for goes through.
+    pub fn is_pinned(&self, image: &Image) -> bool {
+        let mut names = image.tags.iter().chain(&image.repo_digests);
+        image.pinned || names.any(|name| self.pinned.iter().any(|pattern| pattern.matches(name)))
     }
 
     /// All images.
@@ -179,6 +186,12 @@ impl Images {
         self.store.prepare_rootfs(image, container)
     }
 
+    /// What to mount for an image volume of a container whose root filesystem has been prepared: the lower directories of a
+    /// read-only overlay, topmost first. The container keeps the image's layers for as long as it is there.
+    pub fn mount_source(&self, image: &Image, container: &ContainerId) -> Result<Vec<PathBuf>, StoreError> {
+        self.store.mount_source(image, container)
+    }
+
     /// Discards a container's writable layer; one that is not there is a success.
     pub fn remove_rootfs(&self, container: &ContainerId) -> Result<(), StoreError> {
         self.store.remove_rootfs(container)
@@ -198,6 +211,11 @@ impl Images {
     /// What all pulls since the start of the daemon come to.
     pub fn pull_totals(&self) -> PullTotals {
         self.puller.progress.totals()
+    }
+
+    /// Imports the archives that lie in `directory`, and those that come, for as long as the task lives.
+    pub async fn preload(self, directory: PathBuf) {
+        Preload::new(self.store, directory).run().await;
     }
 
     /// What the layers take of the disk.
@@ -228,6 +246,12 @@ impl Images {
         // `abc123` may be a short name or the beginning of an ID.
         if is_hex(name) { Ok(self.store.find(name)?.map(|image| (image, None))) } else { Ok(None) }
     }
+}
+
+/// The places of the images and of the writable layers, below the daemon's `root` unless told otherwise.
+pub fn places(config: &ImagesConfig, root: &Path) -> Places {
+    let images = if config.root.as_os_str().is_empty() { root } else { &config.root };
+    Places { images: images.to_owned(), containers: root.to_owned() }
 }
 
 /// An image, and the tag by which it was found.

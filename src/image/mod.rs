@@ -3,13 +3,16 @@
 //! [`Images`] is what the rest of podd sees. A pull goes `registry` (fetch) -> `extract` (unpack and verify) -> `store`
 //! (commit); the way of one is told in `pull.rs`. Which endpoints serve an image is the business of `registries`.
 
+pub mod adopt;
+pub mod archive;
+mod assemble;
 pub mod check;
 pub mod digest;
 mod error;
 pub mod extract;
 mod images;
+pub mod pinned;
 pub mod policy;
-mod progress;
 mod pull;
 pub mod reference;
 pub mod registries;
@@ -19,6 +22,6 @@ pub mod store;
 mod verify;
 
 pub use error::{ImageError, ImageErrorKind};
-pub use images::{Images, PullRequest};
-pub use progress::{PullStatus, PullTotals};
+pub use images::{Images, PullRequest, places};
+pub use pull::{PullStatus, PullTotals};
 pub use store::{Image, Lease};

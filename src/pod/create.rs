@@ -127,6 +127,10 @@ impl Pods {
         }
         let image = stage.check(found)?;
         let image = image.ok_or_else(|| PodError::NoImage(asked.to_owned()))?;
+        if let Some(kind) = &image.artifact {
+            let reason = format!("it is an artifact ({kind:?}), and not a container image");
+            return Err(PodError::invalid("config.image.image", reason));
+        }
         let lease = self.images.lease(&image.id).ok_or_else(|| PodError::NoImage(asked.to_owned()))?;
         Ok((image, lease))
     }

@@ -14,6 +14,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::net::{AddressFamily, SocketType};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
@@ -129,6 +130,27 @@ pub fn in_namespace<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> io
     on_fresh_thread(move || {
         rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
         Ok(work())
+    })?
+}
+
+/// Runs `work` on a fresh thread, and on those that it starts, as if `directory` were not bind-mounted on itself.
+///
+/// containers-storage does that to its directory, and no file can be linked from one mount to another. Where something
+/// else is mounted there, or nothing, that is an error, and `work` is not run.
+pub fn beneath_own_bind_mount<T: Send>(directory: &Path, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    on_fresh_thread(move || {
+        let identity = || rustix::fs::stat(directory).map(|stat| (stat.st_dev, stat.st_ino));
+        let before = identity()?;
+        // SAFETY: the flag gives this thread, which ends with `work`, a mount table, root and working directory of its
+        // own; it takes no descriptors or memory from under other threads.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", private)?;
+        rustix::mount::unmount(directory, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
+        match identity()? == before {
+            true => Ok(work()),
+            false => Err(io::Error::other("another file system is mounted there")),
+        }
     })?
 }
 

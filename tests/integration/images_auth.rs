@@ -79,3 +79,19 @@ async fn a_registry_token_is_used_as_it_is() {
     assert!(!node.log().contains(REGISTRY_TOKEN), "a secret is in the log");
     node.finish().await;
 }
+
+#[tokio::test]
+async fn a_login_for_another_server_is_not_shown() {
+    let mut node = Node::start().await;
+    let front = Front::new(Behaviour::UserTokens).await;
+    let reference = pushed_busybox().await.via(&front.host).reference;
+    let login = |server: &str| {
+        login(PASSWORD).map(|auth| api::AuthConfig { server_address: server.to_owned(), ..auth })
+    };
+    let refused = node.pull_as(&reference, login("https://other.test/v2/")).await.unwrap_err();
+    assert!(refused.message().contains("401"), "{refused:?}");
+    let seen = front.seen();
+    assert!(!seen.is_empty() && seen.iter().all(|line| !line.contains("Basic")), "{seen:?}");
+    node.pull_as(&reference, login(&format!("https://{}/v2/", front.host))).await.unwrap();
+    node.finish().await;
+}

@@ -8,6 +8,7 @@ use podd::api;
 use tokio::process::Command;
 
 use crate::common::front::{Behaviour, Front};
+use crate::common::image::digest;
 use crate::common::tar::Entry;
 use crate::common::{ContainerSpec, ImageBuilder, Node, PodSpec, busybox, eventually, random_tag, registry};
 
@@ -18,6 +19,8 @@ async fn check(node: &Node, arguments: &[&str]) -> (bool, String) {
     let Output { status, stdout, stderr } = command.output().await.unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
     assert!(matches!(status.code(), Some(0 | 1)), "{text}");
+    let guests = fs::read_dir(node.names.root().join("guests")).unwrap();
+    assert_eq!(guests.count(), 0, "it leaves nothing behind");
     (status.success(), text)
 }
 
@@ -124,5 +127,86 @@ async fn finished_layers_of_a_failed_pull_are_used_by_the_next() {
     // The configuration and the one layer that is new.
     assert_eq!((front.blobs(), kept(&node)), (2, 0));
     assert!(check(&node, &[]).await.0);
+    node.finish().await;
+}
+
+/// Pushes a manifest that is no image's, with a file of that title.
+async fn push_artifact(tag: &str, title: &str, body: &[u8]) -> String {
+    let (registry, repository) = (registry::shared().await, "test/artifact");
+    registry.put_blob(repository, b"{}".to_vec()).await;
+    registry.put_blob(repository, body.to_vec()).await;
+    let manifest = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "artifactType": "application/vnd.podd.test",
+        "config": { "mediaType": "application/vnd.oci.empty.v1+json", "size": 2, "digest": digest(b"{}") },
+        "layers": [{
+            "mediaType": "text/plain", "size": body.len(), "digest": digest(body),
+            "annotations": { "org.opencontainers.image.title": title },
+        }],
+    });
+    let manifest = serde_json::to_vec(&manifest).unwrap();
+    registry.put_manifest(repository, tag, "application/vnd.oci.image.manifest.v1+json", manifest).await;
+    format!("{}/{repository}:{tag}", registry.host())
+}
+
+#[tokio::test]
+async fn an_artifact_is_kept_as_files_checked_and_never_run() {
+    let mut node = Node::start().await;
+    let tag = random_tag();
+    let reference = push_artifact(&tag, "models/one.bin", tag.as_bytes()).await;
+    let id = node.pull(&reference).await.unwrap();
+    let file = in_layers(&node, "models/one.bin");
+    assert_eq!(fs::read_to_string(&file).unwrap(), tag);
+    assert_eq!(node.pull(&reference).await.unwrap(), id);
+    node.restart().await;
+    let status = node.image_status(&reference).await.unwrap();
+    assert_eq!((status.id.as_str(), status.size), (id.as_str(), tag.len() as u64 + 2));
+    assert!(status.repo_digests[0].ends_with(&id), "its ID is its manifest's digest");
+    let pod = node.run_pod(PodSpec::new(&node, "artifact")).await;
+    let spec = ContainerSpec::waiting("c")
+        .with(|config| config.image = Some(api::ImageSpec { image: id, ..Default::default() }));
+    let refused = node.try_create(&pod, spec).await.unwrap_err();
+    assert!(refused.message().contains("artifact (\"application/vnd.podd.test\")"), "{refused:?}");
+    assert!(check(&node, &[]).await.0);
+    fs::remove_file(&file).unwrap();
+    let (clean, text) = check(&node, &["--repair", &reference]).await;
+    assert!(clean && text.contains(": replaced"), "{text}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), tag);
+    let hostile = push_artifact(&random_tag(), "../../escaped", b"x").await;
+    let refused = node.pull(&hostile).await.unwrap_err();
+    assert!(refused.message().contains("must not contain"), "{refused:?}");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn pinned_images_say_so_and_image_fs_info_names_both_places() {
+    let mut node = Node::start().await;
+    let drop_ins = node.names.dir().join("podd.toml.d");
+    let images = node.names.dir().join("images");
+    fs::create_dir(&drop_ins).unwrap();
+    let settings = format!("[images]\nroot = {images:?}\npinned = [\"*test/pinned*\"]\n");
+    fs::write(drop_ins.join("store.toml"), settings).unwrap();
+    node.restart().await;
+    let registry = registry::shared().await;
+    let pinned = busybox().push(registry, "test/pinned", "1").await.reference;
+    let other = busybox().layer(&[Entry::file("x", 0o644, "x")]).push(registry, "test/other", "1").await;
+    for (reference, is_pinned) in [(&pinned, true), (&other.reference, false)] {
+        node.pull(reference).await.unwrap();
+        assert_eq!(node.image_status(reference).await.unwrap().pinned, is_pinned, "{reference}");
+    }
+    let info = node.image.image_fs_info(api::ImageFsInfoRequest::default()).await.unwrap().into_inner();
+    let mountpoint = |usage: &api::FilesystemUsage| usage.fs_id.clone().unwrap().mountpoint;
+    assert_eq!(mountpoint(&info.image_filesystems[0]), images.display().to_string());
+    assert_eq!(mountpoint(&info.container_filesystems[0]), node.names.root().display().to_string());
+    assert!(info.image_filesystems[0].inodes_used.unwrap().value > 100);
+    assert!(images.join("layers").read_dir().unwrap().count() == 3);
+    let pod = node.run_pod(PodSpec::new(&node, "split")).await;
+    let run = node.run_to_end(&pod, ContainerSpec::script("c", "echo split > /f; cat /f")).await;
+    assert_eq!(run, (0, "split\n".to_owned()));
+    node.remove_pod(&pod.id).await;
+    let spec = api::ImageSpec { image: pinned.clone(), ..Default::default() };
+    node.image.remove_image(api::RemoveImageRequest { image: Some(spec) }).await.unwrap();
+    assert_eq!(node.image_status(&pinned).await, None, "who asks for it may remove it");
     node.finish().await;
 }

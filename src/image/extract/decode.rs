@@ -28,7 +28,7 @@ pub enum Compression {
 
 impl Compression {
     /// What the first bytes of a blob say; `None` when they belong to no format that is known.
-    fn detect(start: &[u8]) -> Result<Option<Self>, ExtractError> {
+    pub(in crate::image) fn detect(start: &[u8]) -> Result<Option<Self>, ExtractError> {
         Ok(match start {
             [0x1f, 0x8b, ..] => Some(Self::Gzip),
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Self::Zstd),

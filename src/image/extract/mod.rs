@@ -12,6 +12,7 @@
 //! The layer is taken to be hostile: see `tree` for why nothing can be written outside the staging directory, `entry` for
 //! what is refused, and [`Limits`]. Whiteouts become those of overlayfs.
 
+mod artifact;
 mod decode;
 mod entry;
 mod error;
@@ -35,6 +36,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tar_core::parse::{self, ParseEvent, Parser};
 
+pub use self::artifact::ArtifactWriter;
 pub use self::decode::Compression;
 use self::decode::Decoder;
 use self::entry::Entry;

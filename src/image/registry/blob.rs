@@ -188,8 +188,8 @@ impl BlobStream {
     /// Asks the endpoints in turn for what is missing.
     async fn reopen(&mut self) -> Result<(), RegistryError> {
         let source = self.source.clone();
-        let all = (0..source.endpoints()).map(|step| (self.at + step) % source.endpoints());
-        let mut order: Vec<usize> = all.filter(|index| !self.lost[*index]).collect();
+        let mut order = source.order_from(self.at);
+        order.retain(|index| !self.lost[*index]);
         if order.is_empty() {
             order.push(self.at);
         }

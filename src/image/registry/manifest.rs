@@ -3,6 +3,8 @@
 //! Pure functions over bytes whose digest is already verified. A document is what its fields make it; a media type in the
 //! body or in the `Content-Type` header that says otherwise is refused, because two readers could then see two images.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -19,6 +21,8 @@ const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+/// The annotation that names a blob of an artifact.
+const TITLE: &str = "org.opencontainers.image.title";
 const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1";
 
 /// The `Accept` header of a request for a manifest.
@@ -37,9 +41,29 @@ pub struct LayerDescriptor {
     pub compression: Compression,
 }
 
+/// A blob of an artifact as the manifest describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArtifactFile {
+    /// Its name, by the annotation `org.opencontainers.image.title`, else by its digest.
+    pub title: String,
+    /// The digest of the blob.
+    pub digest: Digest,
+    /// The size of the blob in bytes.
+    pub size: u64,
+}
+
+/// What a manifest describes that is no container image (OCI image-spec, "Guidelines for Artifact Usage").
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Artifact {
+    /// Its type.
+    pub kind: String,
+    /// Its blobs.
+    pub files: Vec<ArtifactFile>,
+}
+
 /// A document that podd cannot take an image from.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum InvalidManifest {
+pub(in crate::image) enum InvalidManifest {
     #[error("the manifest is not valid JSON at line {line} column {column}")]
     NotJson { line: usize, column: usize },
     #[error(
@@ -72,29 +96,31 @@ pub(super) enum InvalidManifest {
 
 /// A document by its kind.
 #[derive(Debug)]
-pub(super) enum Document {
+pub(in crate::image) enum Document {
     Index(Index),
     Manifest(Manifest),
 }
 
 /// An OCI index or a Docker manifest list.
 #[derive(Debug)]
-pub(super) struct Index {
+pub(in crate::image) struct Index {
     entries: Vec<Descriptor>,
 }
 
 /// An OCI or Docker schema 2 manifest of an image.
 #[derive(Debug)]
-pub(super) struct Manifest {
-    pub(super) config: Content,
-    pub(super) layers: Vec<LayerDescriptor>,
+pub(in crate::image) struct Manifest {
+    pub(in crate::image) config: Content,
+    pub(in crate::image) layers: Vec<LayerDescriptor>,
+    /// What it is instead of an image; it has no `layers` then.
+    pub(in crate::image) artifact: Option<Artifact>,
 }
 
 /// Where some content is to be had, and how much of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Content {
-    pub(super) digest: Digest,
-    pub(super) size: u64,
+pub(in crate::image) struct Content {
+    pub(in crate::image) digest: Digest,
+    pub(in crate::image) size: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -120,6 +146,7 @@ struct Descriptor {
     size: u64,
     platform: Option<Platform>,
     artifact_type: Option<String>,
+    annotations: Option<BTreeMap<String, String>>,
 }
 
 impl Descriptor {
@@ -131,9 +158,18 @@ impl Descriptor {
     }
 }
 
+impl Descriptor {
+    fn artifact_file(&self, index: usize) -> Result<ArtifactFile, InvalidManifest> {
+        let Content { digest, size } = self.content(format!("blob {index}"))?;
+        let title = self.annotations.as_ref().and_then(|annotations| annotations.get(TITLE)).cloned();
+        let title = title.unwrap_or_else(|| format!("sha256-{}", digest.hex()));
+        Ok(ArtifactFile { title, digest, size })
+    }
+}
+
 impl Document {
     /// Reads a document that was served with `content_type`.
-    pub(super) fn parse(body: &[u8], content_type: Option<&str>) -> Result<Self, InvalidManifest> {
+    pub(in crate::image) fn parse(body: &[u8], content_type: Option<&str>) -> Result<Self, InvalidManifest> {
         let wire: Wire = serde_json::from_slice(body)
             .map_err(|e| InvalidManifest::NotJson { line: e.line(), column: e.column() })?;
         let is_schema1 = wire.schema_version == Some(1) || wire.fs_layers.is_some();
@@ -162,7 +198,7 @@ impl Document {
 
 impl Index {
     /// The entry that runs best on `platform`; the first of equals. One that names no platform is taken last.
-    pub(super) fn choose(&self, platform: &Platform) -> Result<Content, InvalidManifest> {
+    pub(in crate::image) fn choose(&self, platform: &Platform) -> Result<Content, InvalidManifest> {
         let usable = |entry: &&Descriptor| {
             let is_document = matches!(
                 entry.media_type.as_str(),
@@ -198,12 +234,16 @@ impl Manifest {
         let Some(config) = wire.config else {
             return Err(InvalidManifest::Neither);
         };
-        if !matches!(config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG) {
-            return Err(InvalidManifest::Artifact(wire.artifact_type.unwrap_or(config.media_type)));
-        }
         let layers = wire.layers.unwrap_or_default();
         if layers.len() > MOST_LAYERS {
             return Err(InvalidManifest::TooManyLayers(layers.len()));
+        }
+        if !matches!(config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG) {
+            let files = layers.iter().enumerate().map(|(index, blob)| blob.artifact_file(index));
+            let files = files.collect::<Result<_, _>>()?;
+            let kind = wire.artifact_type.unwrap_or_else(|| config.media_type.clone());
+            let (config, artifact) = (config.content("configuration")?, Some(Artifact { kind, files }));
+            return Ok(Self { config, layers: Vec::new(), artifact });
         }
         let layers = layers.iter().enumerate().map(|(index, layer)| {
             let media_type = layer.media_type.clone();
@@ -211,7 +251,8 @@ impl Manifest {
             let Content { digest, size } = layer.content(format!("layer {index}"))?;
             Ok(LayerDescriptor { digest, size, compression })
         });
-        Ok(Self { config: config.content("configuration")?, layers: layers.collect::<Result<_, _>>()? })
+        let (config, layers) = (config.content("configuration")?, layers.collect::<Result<_, _>>()?);
+        Ok(Self { config, layers, artifact: None })
     }
 }
 
@@ -223,8 +264,16 @@ pub fn layers_of_manifest(body: &[u8]) -> Option<Vec<LayerDescriptor>> {
     }
 }
 
+/// The artifact of a manifest; `None` where the document is another one.
+pub fn artifact_of_manifest(body: &[u8]) -> Option<Artifact> {
+    match Document::parse(body, None).ok()? {
+        Document::Manifest(manifest) => manifest.artifact,
+        Document::Index(_) => None,
+    }
+}
+
 /// The diff IDs of a configuration, which must belong to a manifest of `layers` layers.
-pub(super) fn diff_ids(
+pub(in crate::image) fn diff_ids(
     config: &[u8],
     layers: usize,
     platform: &Platform,
@@ -335,9 +384,6 @@ mod tests {
         assert_eq!(parse(&json!({ "schemaVersion": 2 })).unwrap_err(), InvalidManifest::Neither);
         let both = json!({ "layers": [], "manifests": [] });
         assert_eq!(parse(&both).unwrap_err(), InvalidManifest::Ambiguous);
-        let mut chart = manifest(gzip);
-        chart["config"] = descriptor("application/vnd.cncf.helm.config.v1+json");
-        assert!(parse(&chart).unwrap_err().to_string().contains("helm"));
         let mut long = manifest(gzip);
         long["layers"] = json!(vec![descriptor(gzip); MOST_LAYERS + 1]);
         assert_eq!(parse(&long).unwrap_err(), InvalidManifest::TooManyLayers(MOST_LAYERS + 1));
@@ -347,6 +393,25 @@ mod tests {
         let mut negative = manifest(gzip);
         negative["layers"][0]["size"] = json!(-1);
         assert!(matches!(parse(&negative).unwrap_err(), InvalidManifest::NotJson { .. }));
+    }
+
+    #[test]
+    fn what_is_no_image_is_an_artifact_with_named_files() {
+        let mut chart = manifest("application/vnd.cncf.helm.chart.content.v1.tar+gzip");
+        chart["config"] = descriptor("application/vnd.cncf.helm.config.v1+json");
+        chart["layers"].as_array_mut().unwrap().push(descriptor("text/plain"));
+        chart["layers"][0]["annotations"] = json!({ TITLE: "chart.tgz", "other": "x" });
+        let Ok(Document::Manifest(manifest)) = parse(&chart) else { panic!() };
+        let artifact = manifest.artifact.unwrap();
+        assert_eq!(artifact.kind, "application/vnd.cncf.helm.config.v1+json");
+        assert_eq!(artifact.files[0].title, "chart.tgz");
+        assert_eq!(artifact.files[1].title, format!("sha256-{}", Digest::of(b"text/plain").hex()));
+        chart["artifactType"] = json!("application/vnd.example");
+        let Ok(Document::Manifest(manifest)) = parse(&chart) else { panic!() };
+        assert_eq!(
+            (manifest.artifact.unwrap().kind.as_str(), manifest.layers.len()),
+            ("application/vnd.example", 0)
+        );
     }
 
     #[test]

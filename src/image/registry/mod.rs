@@ -23,7 +23,7 @@ mod credentials;
 mod error;
 #[cfg(podd_fuzzing)]
 pub mod fuzzing;
-mod manifest;
+pub(super) mod manifest;
 mod platform;
 mod resolve;
 mod session;
@@ -44,7 +44,9 @@ pub use self::auth_file::{AuthFile, PullAuth};
 pub use self::blob::BlobStream;
 pub use self::credentials::{Credentials, CredentialsError};
 pub use self::error::{ErrorKind, RegistryError, Stage};
-pub use self::manifest::{LayerDescriptor, MOST_LAYERS, layers_of_manifest};
+pub use self::manifest::{
+    Artifact, ArtifactFile, LayerDescriptor, MOST_LAYERS, artifact_of_manifest, layers_of_manifest,
+};
 pub use self::platform::Platform;
 pub use self::resolve::Resolved;
 pub use self::source::Source;

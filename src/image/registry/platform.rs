@@ -30,7 +30,7 @@ impl Platform {
     }
 
     /// How well an image made for `image` runs here: more is better, `None` is not at all.
-    pub(super) fn rank(&self, image: &Platform) -> Option<u32> {
+    pub(in crate::image) fn rank(&self, image: &Platform) -> Option<u32> {
         if self.os != image.os || self.architecture != image.architecture {
             return None;
         }

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue, header};
 
 use super::Known;
 use super::error::{Context, ErrorKind, RegistryError, Stage};
-use super::manifest::{self, ACCEPT, Content, Document, LayerDescriptor, Manifest};
+use super::manifest::{self, ACCEPT, Artifact, Content, Document, LayerDescriptor, Manifest};
 use super::platform::Platform;
 use super::session::Session;
 use crate::image::digest::Digest;
@@ -30,6 +30,8 @@ pub struct Resolved {
     pub config_digest: Digest,
     /// The configuration as it was served.
     pub config: Bytes,
+    /// What it is instead of a container image. Its ID is the manifest's digest then; it has neither layers nor configuration.
+    pub artifact: Option<Artifact>,
     /// The layers, the base first.
     pub layers: Vec<LayerDescriptor>,
     /// The digests of the layers' uncompressed tars, as many as `layers`.
@@ -53,6 +55,18 @@ impl Session {
         let top = self.named_document(&context).await?;
         let digest = top.digest.clone();
         let (manifest_digest, body, manifest) = self.descend(top, platform, &context).await?;
+        if manifest.artifact.is_some() {
+            return Ok(Resolved {
+                digest,
+                config_digest: manifest_digest.clone(),
+                manifest_digest,
+                manifest: body,
+                config: Bytes::from_static(b"{}"),
+                artifact: manifest.artifact,
+                layers: Vec::new(),
+                diff_ids: Vec::new(),
+            });
+        }
         let config = match known(&manifest.config.digest) {
             Some(config) => config,
             None => self.config(&manifest.config).await?,
@@ -65,6 +79,7 @@ impl Session {
             manifest: body,
             config_digest: manifest.config.digest,
             config,
+            artifact: None,
             layers: manifest.layers,
             diff_ids,
         })

@@ -278,6 +278,9 @@ impl Session {
                 "no credentials were given (does the image exist, does the pod name a pull secret?)"
             }
             (StatusCode::UNAUTHORIZED, _) => "the credentials were not accepted",
+            (StatusCode::TOO_MANY_REQUESTS, Credentials::Anonymous) => {
+                "the registry limits the rate: credentials or a mirror may raise it"
+            }
             _ => "",
         };
         let parts = [message.as_str(), hint].into_iter().filter(|part| !part.is_empty());

@@ -119,6 +119,11 @@ impl Source {
         self.inner.chosen.load(Ordering::Relaxed)
     }
 
+    /// All endpoints in their order, with one of them as the first.
+    pub(super) fn order_from(&self, first: usize) -> Vec<usize> {
+        (0..self.endpoints()).map(|step| (first + step) % self.endpoints()).collect()
+    }
+
     /// Finds the image for `platform`: its manifest and configuration, verified, and its layers. A configuration that is
     /// known already is taken from `known`.
     pub async fn resolve(&self, platform: &Platform, known: &Known<'_>) -> Result<Resolved, RegistryError> {

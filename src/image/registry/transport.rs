@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method, StatusCode, header};
 use reqwest::{Request, Response, Url};
+use rustls::AlertDescription;
 
 use super::clients::{ClientPool, Clients};
 use super::error::{Context, RegistryError, causes};
@@ -319,8 +320,10 @@ fn tls_fault(error: &reqwest::Error) -> Option<String> {
             Some(fault @ rustls::Error::InvalidCertificate(_)) => {
                 return Some(format!("the registry's certificate: {}", causes(fault)));
             }
-            Some(fault @ rustls::Error::AlertReceived(_)) => {
-                return Some(format!("the registry ends TLS: {fault} (does it want a client certificate?)"));
+            Some(fault @ rustls::Error::AlertReceived(alert)) => {
+                let hint =
+                    if may_want_certificate(*alert) { " (does it want a client certificate?)" } else { "" };
+                return Some(format!("the registry ends TLS: {fault}{hint}"));
             }
             Some(fault) => return Some(format!("TLS with the registry: {}", causes(fault))),
             None => {}
@@ -330,6 +333,18 @@ fn tls_fault(error: &reqwest::Error) -> Option<String> {
         next = wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| cause.source());
     }
     None
+}
+
+/// Whether a server may say this to a client without a certificate, or with one that it does not know.
+fn may_want_certificate(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::CertificateRequired
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnknownCA
+            | AlertDescription::HandshakeFailure
+            | AlertDescription::AccessDenied
+    )
 }
 
 #[cfg(test)]

@@ -97,6 +97,8 @@ pub struct NewImage {
     pub repo_digest: Option<String>,
     /// What is attached to the manifest, where it was asked for.
     pub signatures: Vec<Signature>,
+    /// The type of artifact that it is; its files are then its one layer.
+    pub artifact: Option<String>,
     /// Whether the kubelet's garbage collection must leave it.
     pub pinned: bool,
     /// The layers, lowest first: those unpacked in the staging directory, and `None` for those that were here.

@@ -34,7 +34,7 @@ const LEASES: &str = "leases.json";
 /// This process as a guest.
 pub(super) struct Guest {
     pub(super) directory: PathBuf,
-    _lock: File,
+    lock: File,
     /// As it is in `leases.json`; it only grows, since tools are short-lived. Held for the write that belongs to it.
     listed: Mutex<BTreeSet<ChainId>>,
 }
@@ -49,7 +49,7 @@ impl Guest {
         let lock = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let lock = lock.map_err(|e| StoreError::io("create", &path, e))?;
         fs::try_lock(&lock).map_err(|e| StoreError::io("lock", &path, e))?;
-        Ok(Self { directory, _lock: lock, listed: Mutex::default() })
+        Ok(Self { directory, lock, listed: Mutex::default() })
     }
 
     /// Tells the owner that this process counts on these layers, or is about to put them into place.
@@ -75,7 +75,11 @@ impl Guest {
                 std::fs::remove_file(&path)?;
             }
         }
-        if settled { std::fs::remove_dir(&self.directory) } else { Ok(()) }
+        match settled {
+            true => std::fs::remove_dir(&self.directory),
+            // By itself, since a process that is just being started may have a copy of the descriptor.
+            false => fs::unlock(&self.lock),
+        }
     }
 
     fn listed(&self) -> MutexGuard<'_, BTreeSet<ChainId>> {

@@ -38,6 +38,9 @@ pub struct Image {
     pub raw_manifest: Vec<u8>,
     /// What is attached to the manifests by which it was pulled, where a policy asked for it; not verified.
     pub signatures: Vec<Signature>,
+    /// The type of artifact that it is instead of a container image. Its ID is the digest of its manifest then, and its only
+    /// layer has its files.
+    pub artifact: Option<String>,
     /// Never to be removed by the kubelet's garbage collection.
     pub pinned: bool,
     /// When it was given its last name, in nanoseconds since 1970; decides between two that claim one tag.
@@ -52,6 +55,8 @@ pub(super) struct Record {
     repo_digests: BTreeSet<String>,
     size: u64,
     chain: Vec<ChainId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    artifact: Option<String>,
     pinned: bool,
     named_at: u64,
     config: String,
@@ -74,13 +79,15 @@ impl Image {
     /// The image that a pull brings, with no more names than that pull gave it.
     pub(super) fn new(new: NewImage, named_at: u64) -> Result<Self, StoreError> {
         let config = parse_config(&new.config).map_err(StoreError::Config)?;
-        let diff_ids: Vec<Digest> =
-            config.rootfs().diff_ids().iter().map(|id| id.parse()).collect::<Result<_, _>>()?;
+        let diff_ids: Vec<Digest> = match new.artifact {
+            Some(_) => vec![Digest::of(&new.manifest)],
+            None => config.rootfs().diff_ids().iter().map(|id| id.parse()).collect::<Result<_, _>>()?,
+        };
         if diff_ids.len() != new.layers.len() {
             return Err(StoreError::LayerCount { listed: diff_ids.len(), given: new.layers.len() });
         }
         Ok(Self {
-            id: Digest::of(&new.config),
+            id: Digest::of(if new.artifact.is_some() { &new.manifest } else { &new.config }),
             tags: new.tag.into_iter().collect(),
             repo_digests: new.repo_digest.into_iter().collect(),
             size: new.size,
@@ -89,6 +96,7 @@ impl Image {
             raw_config: new.config,
             raw_manifest: new.manifest,
             signatures: new.signatures,
+            artifact: new.artifact,
             pinned: new.pinned,
             named_at,
         })
@@ -96,6 +104,9 @@ impl Image {
 
     /// The digests of its layers' tars, lowest first.
     pub fn diff_ids(&self) -> Vec<Digest> {
+        if self.artifact.is_some() {
+            return vec![self.id.clone()];
+        }
         // They were parsed when the image was made or read.
         self.config.rootfs().diff_ids().iter().filter_map(|id| id.parse().ok()).collect()
     }
@@ -123,6 +134,7 @@ impl Image {
             repo_digests: self.repo_digests.clone(),
             size: self.size,
             chain: self.chain.clone(),
+            artifact: self.artifact.clone(),
             pinned: self.pinned,
             named_at: self.named_at,
             config: STANDARD.encode(&self.raw_config),
@@ -135,7 +147,8 @@ impl Image {
     pub(super) fn from_record(record: Record) -> Result<Self, String> {
         let raw_config = STANDARD.decode(&record.config).map_err(|e| format!("its configuration: {e}"))?;
         let raw_manifest = STANDARD.decode(&record.manifest).map_err(|e| format!("its manifest: {e}"))?;
-        if Digest::of(&raw_config) != record.id {
+        let named = if record.artifact.is_some() { &raw_manifest } else { &raw_config };
+        if Digest::of(named) != record.id {
             return Err("its configuration is not that of its ID".to_owned());
         }
         let config = parse_config(&raw_config).map_err(|e| format!("its configuration: {e}"))?;
@@ -149,6 +162,7 @@ impl Image {
             raw_config,
             raw_manifest,
             signatures: record.signatures,
+            artifact: record.artifact,
             pinned: record.pinned,
             named_at: record.named_at,
         };

@@ -350,7 +350,11 @@ impl Inner {
     /// Ends a container's hold on its layers.
     pub(super) fn release_container(&self, id: &ContainerId) {
         let held = self.state().holds.remove(id);
-        self.release(&held.unwrap_or_default());
+        if let Some(held) = held {
+            self.release(&held);
+            // A retired layer may be free now, too.
+            self.trash.wake();
+        }
     }
 
     fn write_image(&self, image: &Image) -> Result<(), StoreError> {

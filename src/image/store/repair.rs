@@ -16,7 +16,6 @@ use super::commit::{Staging, flush};
 use super::image::Image;
 use super::layer::{self, ChainId};
 use super::load;
-use super::shared::Section;
 use super::trash::unique_name;
 use super::{Inner, Store, StoreError};
 use crate::image::extract::Extracted;
@@ -88,33 +87,28 @@ impl Store {
         let mut section = self.inner.section()?;
         section.begin()?;
         self.inner.announce(chain, &section)?;
-        let (staged, target) = (staging.layer(below.len()), layer::directory(&self.inner.root, id));
+        // By way of `retired/`, so that the old one is there from the very exchange on.
+        let name = format!("{}_{}_{}", self.inner.boot_id, id.hex(), unique_name());
+        let retired = self.inner.root.join(RETIRED).join(name);
+        let target = layer::directory(&self.inner.root, id);
         let failed = |e: Errno| StoreError::io("replace", &target, e.into());
-        match fs::exchange(&staged, &target) {
-            Err(Errno::NOENT) => fs::rename_new(&staged, &target).map_err(failed)?,
+        fs::rename_new(&staging.layer(below.len()), &retired).map_err(failed)?;
+        match fs::exchange(&retired, &target) {
+            // It had been missing.
+            Err(Errno::NOENT) => fs::rename_new(&retired, &target).map_err(failed)?,
             exchanged => exchanged.map_err(failed)?,
         }
         flush(&self.inner.root.join("layers"))?;
-        self.inner.retire(&staged, id, &section)
+        if retired.exists() && load::holds(&self.inner.home)?.into_values().flatten().any(|held| held == *id)
+        {
+            return Ok(OldLayer::Retired);
+        }
+        self.inner.discard(&retired)?;
+        Ok(OldLayer::Discarded)
     }
 }
 
 impl Inner {
-    /// Keeps the broken files of a layer for those that have mounted them.
-    fn retire(&self, old: &Path, chain: &ChainId, _: &Section<'_>) -> Result<OldLayer, StoreError> {
-        if !load::holds(&self.home)?.into_values().flatten().any(|held| held == *chain) {
-            return Ok(OldLayer::Discarded);
-        }
-        let name = format!("{}_{}_{}", self.boot_id, chain.hex(), unique_name());
-        let retired = self.root.join(RETIRED).join(name);
-        match fs::rename_new(old, &retired) {
-            Ok(()) => Ok(OldLayer::Retired),
-            // The layer had been missing.
-            Err(Errno::NOENT) => Ok(OldLayer::Discarded),
-            Err(e) => Err(StoreError::io("retire", old, e.into())),
-        }
-    }
-
     /// Discards retired layers on which no container of this boot stands.
     pub(super) fn collect_retired(&self) -> Result<(), StoreError> {
         let directory = self.root.join(RETIRED);

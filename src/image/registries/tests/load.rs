@@ -103,6 +103,8 @@ fn hosts_come_before_mirrors_and_the_server_is_the_registry() {
     );
     assert_eq!(endpoints(&snapshot, "r.io:5000/a"), ["port.io/v2/a?ns=r.io:5000", "r.io:5000/v2/a"]);
     assert_eq!(endpoints(&snapshot, "s.io/a"), ["any.io/v2/a?ns=s.io", "conf.io/v2/a", "s.io/v2/a"]);
+    host("_default", "[host.\"https://new.io\"]\n");
+    assert_eq!(endpoints(&registries.refreshed(), "s.io/a")[0], "new.io/v2/a?ns=s.io", "written in place");
     host("t.io", "server = \"https://t.io\"\n[host.\"https://t.io\"]\nskip_verify = true\n");
     let plan = registries.refreshed().plan(&"t.io/a".parse().unwrap());
     let [only] = plan.endpoints.as_slice() else { panic!("{plan:?}") };

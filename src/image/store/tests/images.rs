@@ -1,6 +1,7 @@
 //! Names, users of layers, and what removal leaves.
 
 use super::*;
+use crate::image::extract::ArtifactWriter;
 use crate::image::extract::tests::SmallDisk;
 
 #[test]
@@ -226,4 +227,89 @@ fn a_full_disk_is_named_and_leaves_nothing() {
     drop(staging);
     assert_trash_empties(scratch.path());
     assert_eq!(fs::names(&scratch.path().join("staging")).unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn an_image_volume_keeps_its_layers_like_the_root_filesystem() {
+    let root = tempfile::tempdir().unwrap();
+    let store = reopen(root.path());
+    let image = pull(&store, "x:1", &vec![layer("a")]);
+    let volume = pull(&store, "y:1", &vec![layer("a"), layer("b"), layer("c")]);
+    let container = ContainerId::generate();
+    store.prepare_rootfs(&image, &container).unwrap();
+    let lower = store.mount_source(&volume, &container).unwrap();
+    assert_eq!(lower.len(), 3);
+    assert!(lower[0].join("c").exists(), "the topmost layer comes first");
+    store.remove(&image.id).unwrap();
+    store.remove(&volume.id).unwrap();
+    drop(store);
+    let store = reopen(root.path());
+    assert_eq!(layers_left(&store), 3, "also across a restart");
+    assert!(lower.iter().all(|path| path.is_dir()));
+    store.remove_rootfs(&container).unwrap();
+    assert_eq!(layers_left(&store), 0);
+    assert!(store.mount_source(&volume, &container).is_err());
+    store.remove_rootfs(&container).unwrap();
+}
+
+#[test]
+fn images_and_writable_layers_may_be_on_two_file_systems() {
+    let (images, containers) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (_one, _two) = (SmallDisk::new(images.path()), SmallDisk::new(containers.path()));
+    let places = Places { images: images.path().to_owned(), containers: containers.path().to_owned() };
+    let store = Store::open(places.clone(), KEEP).unwrap();
+    let image = pull(&store, "x:1", &vec![layer("a")]);
+    let container = ContainerId::generate();
+    let rootfs = store.prepare_rootfs(&image, &container).unwrap();
+    assert!(rootfs.lower[0].starts_with(images.path()));
+    assert!(rootfs.upper.starts_with(containers.path()) && rootfs.work.starts_with(containers.path()));
+    assert_eq!(store.usage().inodes, 2);
+    for root in [images.path(), containers.path()] {
+        assert!(matches!(Store::open(root, KEEP), Err(StoreError::InUse(_))), "each is locked");
+    }
+    store.remove(&image.id).unwrap();
+    drop(store);
+    let end = Instant::now() + Duration::from_secs(10);
+    let store = loop {
+        match Store::open(places.clone(), KEEP) {
+            Err(StoreError::InUse(_)) if Instant::now() < end => std::thread::yield_now(),
+            opened => break opened.unwrap(),
+        }
+    };
+    assert_eq!(layers_left(&store), 1);
+    store.remove_rootfs(&container).unwrap();
+    assert_eq!(layers_left(&store), 0);
+    assert_trash_empties(images.path());
+    assert_trash_empties(containers.path());
+    // The disks are unmounted next, which the thread that empties must not hinder.
+    drop(store);
+}
+
+#[test]
+fn an_artifact_is_an_image_by_its_manifest() {
+    let root = tempfile::tempdir().unwrap();
+    let store = reopen(root.path());
+    let manifest = br#"{"artifactType":"a/b"}"#.to_vec();
+    let id = Digest::of(&manifest);
+    let staging = store.stage().unwrap();
+    let mut writer = ArtifactWriter::create(&staging.layer(0)).unwrap();
+    writer.file("models/one", &b"weights"[..], &Digest::of(b"weights"), 7).unwrap();
+    let new = NewImage {
+        config: b"{}".to_vec(),
+        manifest,
+        artifact: Some("a/b".to_owned()),
+        tag: Some("x:1".to_owned()),
+        layers: vec![Some(writer.finish().unwrap())],
+        ..NewImage::default()
+    };
+    let image = store.commit_image(&staging, new).unwrap();
+    drop((staging, store));
+    let store = reopen(root.path());
+    assert_eq!(store.find("x:1").unwrap(), Some(Arc::clone(&image)));
+    assert_eq!((image.id.clone(), image.chain.clone()), (id.clone(), chain_ids(&[id])));
+    assert_eq!(store.read_file(&image, "models/one", 10).unwrap().as_deref(), Some(&b"weights"[..]));
+    assert_eq!(store.check_layer(&image.chain[0]), []);
+    assert!(store.stage().unwrap().reuse(&image.chain[0]).is_some());
+    store.remove(&image.id).unwrap();
+    assert_eq!(layers_left(&store), 0);
 }

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::reference::Reference;
+use crate::image::reference::Reference;
 
 /// All pulls of the node: those under way, and the sums of those that have ended.
 #[derive(Debug, Default)]
-pub(super) struct Progress {
+pub(in crate::image) struct Progress {
     // Held to look, or for the change of a few fields.
     pulls: Mutex<Pulls>,
 }
@@ -118,12 +118,12 @@ impl Progress {
     }
 
     /// The pulls under way, oldest first.
-    pub(super) fn status(&self) -> Vec<PullStatus> {
+    pub(in crate::image) fn status(&self) -> Vec<PullStatus> {
         self.pulls().under_way.iter().map(|pull| pull.status()).collect()
     }
 
     /// The sums since the start of the daemon, with what pulls under way have fetched.
-    pub(super) fn totals(&self) -> PullTotals {
+    pub(in crate::image) fn totals(&self) -> PullTotals {
         let pulls = self.pulls();
         let fetching: u64 = pulls.under_way.iter().map(|pull| pull.bytes()).sum();
         PullTotals { bytes: pulls.ended.bytes + fetching, ..pulls.ended }

@@ -17,8 +17,8 @@ cd "$(dirname "$0")/.."
 . contrib/lib/monitor.sh
 
 PACKAGES=(
-    apache2-utils busybox-static ca-certificates containerd containernetworking-plugins crun docker-registry e2fsprogs g++ gcc
-    iproute2 iptables kmod libc6-dev libisal2 nginx openssl procps runc shellcheck skopeo systemd umoci
+    apache2-utils busybox-static ca-certificates containerd containernetworking-plugins crun docker-registry e2fsprogs
+    g++ gcc iproute2 iptables kmod libc6-dev libisal2 nginx openssl procps runc shellcheck skopeo systemd umoci
 )
 SCRIPTS=(contrib/build.sh contrib/demo.sh contrib/lib/image.sh contrib/lib/monitor.sh contrib/lib/namespace.sh
     contrib/lib/tools.sh contrib/lib/uml.sh fuzz/rustc.sh tests/fuzz.sh tests/run.sh .ci/run)

@@ -5,7 +5,7 @@
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread;
 
 use serde_json::json;
@@ -148,9 +148,9 @@ fn layer(file: &Path, list: &[PathBuf]) -> Layer {
         assert!(status.unwrap().success(), "tar of {}", file.display());
         let bytes = fs::read(&tar).unwrap();
         let input = fs::File::open(&tar).unwrap();
-        let gzip =
-            Command::new(program("gzip")).arg("-6n").stdin(input).stdout(Stdio::piped()).spawn().unwrap();
-        std::io::copy(&mut gzip.stdout.unwrap(), &mut fs::File::create(file).unwrap()).unwrap();
+        let mut gzip = Command::new(program("gzip"));
+        gzip.arg("-6n").stdin(input).stdout(fs::File::create(file).unwrap());
+        assert!(gzip.status().unwrap().success(), "gzip of {}", file.display());
         let text = json!({ "diff_id": digest(&bytes), "unpacked": bytes.len() }).to_string();
         fs::remove_file(&tar).unwrap();
         fs::remove_file(&names).unwrap();

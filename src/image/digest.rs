@@ -3,6 +3,7 @@
 //! A value of [`Digest`] is always well-formed, so its [`Digest::hex`] is safe as one path component.
 
 use std::fmt;
+use std::io::{self, Read};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,20 @@ impl Digest {
         let mut hasher = Hasher::default();
         hasher.update(bytes);
         hasher.finish()
+    }
+
+    /// The digest of all that `input` gives.
+    pub fn of_all(mut input: impl Read) -> io::Result<Self> {
+        let mut hasher = Hasher::default();
+        let mut chunk = vec![0; 128 * 1024];
+        loop {
+            match input.read(&mut chunk) {
+                Ok(0) => return Ok(hasher.finish()),
+                Ok(count) => hasher.update(&chunk[..count]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
     }
 
     /// The digest whose 32 bytes are known.

@@ -4,7 +4,7 @@
 //! are crossed on the way; a name that another process or an archive swapped for a link gives ELOOP, never another file.
 
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -318,6 +318,22 @@ pub fn names(path: &Path) -> io::Result<Vec<String>> {
         names.push(entry?.file_name().to_string_lossy().into_owned());
     }
     Ok(names)
+}
+
+/// The content of a file of at most `limit` bytes.
+pub fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    std::fs::File::open(path)?.take(limit + 1).read_to_end(&mut content)?;
+    match content.len() as u64 > limit {
+        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {limit} bytes"))),
+        false => Ok(content),
+    }
+}
+
+/// The path of `name` in `directory`; either may be empty.
+pub fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    let separator: &[u8] = if directory.is_empty() || name.is_empty() { b"" } else { b"/" };
+    [directory, separator, name].concat()
 }
 
 /// Bytes as a path.

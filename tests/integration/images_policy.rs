@@ -11,12 +11,13 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 
 use crate::common::front::{Behaviour, Front};
-use crate::common::image::{Format, Pushed, digest, push_list};
+use crate::common::image::{Format, Pushed, digest, push_list, pushed_busybox};
 use crate::common::requests::Pod;
 use crate::common::tar::Entry;
 use crate::common::{
     ContainerSpec, ImageBuilder, Node, PodSpec, Registry, busybox, free_port, program, registry,
 };
+use crate::images_archive::{podd_images_ok, skopeo};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -367,6 +368,27 @@ async fn the_policy_of_the_moment_decides_when_a_container_is_made() {
 }
 
 #[tokio::test]
+async fn an_imported_image_brings_no_signatures() {
+    let mut node = Node::start().await;
+    let signer = Signer::new(P256);
+    let name = "r.example/imported:1";
+    let archive = node.names.dir().join("image.tar").display().to_string();
+    skopeo(
+        &format!("docker://{}", pushed_busybox().await.reference),
+        &format!("oci-archive:{archive}:{name}"),
+    );
+    require(&node, "r.example", &json!([signer.requirement()]));
+    podd_images_ok(&node, &["import", &archive]);
+    let image = node.image_status(name).await.unwrap().id;
+    let pod = node.run_pod(PodSpec::new(&node, "imported")).await;
+    let refusal = node.try_create(&pod, container("c", &image, name)).await;
+    refused(refusal, &[name, "no sigstore signature"]);
+    require(&node, name, &json!([{ "type": "insecureAcceptAnything" }]));
+    node.create(&pod, container("c", &image, name)).await;
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn a_broken_policy_refuses_until_it_is_put_right() {
     let mut node = Node::start().await;
     let pushed = image("broken").push(registry::shared().await, "policy/broken", "v1").await;
@@ -461,19 +483,5 @@ async fn of_an_index_a_signature_of_either_it_or_the_platforms_manifest_will_do(
             }
         }
     }
-    node.finish().await;
-}
-
-/// B20: the kubelet has a reason of its own for it.
-#[tokio::test]
-async fn b20_a_registry_that_does_not_answer_is_told_apart() {
-    let mut node = Node::start().await;
-    let nowhere = format!("127.0.0.1:{}/a:v1", free_port());
-    let status = node.pull(&nowhere).await.unwrap_err();
-    assert_eq!(status.code(), Code::Unknown, "{status:?}");
-    assert!(
-        status.message().starts_with("RegistryUnavailable: ") && status.message().contains(&nowhere),
-        "{status:?}"
-    );
     node.finish().await;
 }

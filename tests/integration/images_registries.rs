@@ -14,7 +14,7 @@ use crate::common::front::{Behaviour, Front};
 use crate::common::image::{Pushed, digest, pushed_busybox};
 use crate::common::registry::{self, PASSWORD, USER};
 use crate::common::tar::Entry;
-use crate::common::{ContainerSpec, Node, PodSpec, Registry, busybox, random_tag};
+use crate::common::{ContainerSpec, Node, PodSpec, Registry, busybox, free_port, random_tag};
 
 /// A registry that does not exist; only its mirrors do.
 const ORIGIN: &str = "registry.test";
@@ -339,5 +339,15 @@ async fn a_mirror_with_a_damaged_layer_is_left_by_the_next_try() {
         assert!(tries < pushed.layers.len(), "the damaged mirror is asked again and again");
     }
     assert!(next.blobs() > 0);
+    node.finish().await;
+}
+
+/// B20: the kubelet has a reason of its own for it.
+#[tokio::test]
+async fn b20_a_registry_that_does_not_answer_is_told_apart() {
+    let mut node = Node::start().await;
+    let nowhere = format!("127.0.0.1:{}/a:v1", free_port());
+    let status = node.pull(&nowhere).await.unwrap_err();
+    assert!(is_unavailable(&status) && status.message().contains(&nowhere), "{status:?}");
     node.finish().await;
 }

@@ -11,10 +11,11 @@
 //! transaction uses, so a copy is whole when the last transaction is the same before and after.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
 
 use super::error::AdoptError;
+use crate::sys::fs;
 
 const MAGIC: u32 = 0xED0C_DAED;
 const VERSION: u32 = 2;
@@ -82,7 +83,7 @@ impl Bolt {
         let fail = |source| AdoptError::Read { path: path.to_owned(), source };
         let broken = |reason| AdoptError::Database { path: path.to_owned(), reason };
         for _ in 0..MOST_ATTEMPTS {
-            let bytes = read_bounded(path).map_err(fail)?;
+            let bytes = fs::read_bounded(path, LARGEST).map_err(fail)?;
             let meta = meta(&bytes).map_err(broken)?;
             let mut start = Vec::new();
             let file = File::open(path).map_err(fail)?;
@@ -274,17 +275,6 @@ fn fnv64a(bytes: &[u8]) -> u64 {
     bytes
         .iter()
         .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(LARGEST + 1).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > LARGEST {
-        true => {
-            Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {LARGEST} bytes")))
-        }
-        false => Ok(bytes),
-    }
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {

@@ -12,7 +12,7 @@ use super::error::AdoptError;
 use super::split::Split;
 use super::{Mode, Way, share, tree};
 use crate::image::assemble::LayerMaker;
-use crate::image::digest::{Digest, Hasher};
+use crate::image::digest::Digest;
 use crate::image::extract::{Compression, Extracted, LayerExpectation, Limits, extract_layer};
 use crate::image::registry::LayerDescriptor;
 use crate::sys::fs;
@@ -133,16 +133,8 @@ fn unpack(
 
 fn verify(split: Split, expected: &Digest, stop: &AtomicBool) -> Result<(), AdoptError> {
     let fail = |reason: String| AdoptError::Layer { layer: expected.to_string(), reason };
-    let mut input = Stoppable { input: split, stop };
-    let mut hasher = Hasher::default();
-    let mut chunk = vec![0; 128 * 1024];
-    loop {
-        match input.read(&mut chunk).map_err(|e| fail(e.to_string()))? {
-            0 => break,
-            count => hasher.update(&chunk[..count]),
-        }
-    }
-    match hasher.finish() {
+    let input = Stoppable { input: split, stop };
+    match Digest::of_all(input).map_err(|e| fail(e.to_string()))? {
         actual if actual == *expected => Ok(()),
         actual => Err(fail(format!("its files are not as they were unpacked: they give {actual}"))),
     }

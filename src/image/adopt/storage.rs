@@ -9,8 +9,6 @@
 //! ```
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -22,20 +20,19 @@ use super::error::AdoptError;
 use super::layers::Layer;
 use super::{Candidate, Found};
 use crate::image::archive::docker::manifest_of;
-use crate::image::archive::found::FoundLayer;
+use crate::image::archive::found::{FoundLayer, LARGEST_DOCUMENT};
 use crate::image::digest::Digest;
 use crate::image::extract::Compression;
 use crate::image::reference::Reference;
 use crate::image::registry::manifest::{self, Document};
 use crate::image::registry::{LayerDescriptor, MOST_LAYERS, Platform};
+use crate::sys::fs;
 
 const IMAGES: &str = "overlay-images";
 const LAYERS: &str = "overlay-layers";
 
 /// The list of all images or layers of a node.
 const LARGEST_LIST: u64 = 256 << 20;
-/// As of a registry.
-const LARGEST_DOCUMENT: u64 = 4 << 20;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -206,23 +203,17 @@ fn file_name(key: &str) -> String {
 }
 
 fn document(path: &Path) -> Result<Vec<u8>, AdoptError> {
-    read(path, LARGEST_DOCUMENT).map_err(|source| AdoptError::Read { path: path.to_owned(), source })
+    read(path, LARGEST_DOCUMENT)
+}
+
+fn read(path: &Path, limit: u64) -> Result<Vec<u8>, AdoptError> {
+    fs::read_bounded(path, limit).map_err(|source| AdoptError::Read { path: path.to_owned(), source })
 }
 
 fn list<T: DeserializeOwned>(path: &Path) -> Result<T, AdoptError> {
-    let content =
-        read(path, LARGEST_LIST).map_err(|source| AdoptError::Read { path: path.to_owned(), source })?;
+    let content = read(path, LARGEST_LIST)?;
     serde_json::from_slice(&content)
         .map_err(|e| AdoptError::Document { path: path.to_owned(), reason: e.to_string() })
-}
-
-fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let mut content = Vec::new();
-    File::open(path)?.take(limit + 1).read_to_end(&mut content)?;
-    match content.len() as u64 > limit {
-        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {limit} bytes"))),
-        false => Ok(content),
-    }
 }
 
 #[cfg(test)]

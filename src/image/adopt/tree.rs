@@ -145,7 +145,7 @@ impl<'a> Taker<'a> {
             if name == b"." || name == b".." {
                 continue;
             }
-            let below = join(path, name);
+            let below = fs::join(path, name);
             let stat = fs::stat_at(from.as_fd(), name).map_err(|e| self.error("look up", &below, e))?;
             if fs::file_type(&stat) == FileType::Directory {
                 self.count(&below, BLOCK)?;
@@ -337,15 +337,6 @@ impl<'a> Taker<'a> {
         let path = String::from_utf8_lossy(path).into_owned();
         AdoptError::Tree { operation, tree: self.tree.to_owned(), path, source }
     }
-}
-
-fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
-    let mut path = directory.to_vec();
-    if !path.is_empty() {
-        path.push(b'/');
-    }
-    path.extend_from_slice(name);
-    path
 }
 
 fn metadata(stat: &Stat, attributes: u64) -> Metadata {

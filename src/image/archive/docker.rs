@@ -11,7 +11,7 @@ use serde_json::json;
 use super::error::ArchiveError;
 use super::found::{Found, FoundLayer, LARGEST_DOCUMENT, MOST_IMAGES};
 use super::source::Source;
-use crate::image::digest::{Digest, Hasher};
+use crate::image::digest::Digest;
 use crate::image::extract::Compression;
 use crate::image::reference::Reference;
 use crate::image::registry::{LayerDescriptor, MOST_LAYERS, Platform, manifest};
@@ -93,15 +93,7 @@ fn layer(source: &Source, file: &str, diff_id: Digest) -> Result<FoundLayer, Arc
 }
 
 fn hash(source: &Source, file: &str) -> Result<Digest, ArchiveError> {
-    let mut section = source.get(file)?;
-    let mut hasher = Hasher::default();
-    let mut chunk = vec![0; 128 * 1024];
-    loop {
-        match section.read(&mut chunk).map_err(ArchiveError::Read)? {
-            0 => return Ok(hasher.finish()),
-            count => hasher.update(&chunk[..count]),
-        }
-    }
+    Digest::of_all(source.get(file)?).map_err(ArchiveError::Read)
 }
 
 /// An OCI manifest of these.

@@ -7,7 +7,7 @@ use crate::image::registry::LayerDescriptor;
 use super::error::ArchiveError;
 
 /// The largest document of an archive (as of a registry).
-pub(super) const LARGEST_DOCUMENT: u64 = 4 << 20;
+pub(in crate::image) const LARGEST_DOCUMENT: u64 = 4 << 20;
 
 /// How many images an archive may have.
 pub(super) const MOST_IMAGES: usize = 1000;

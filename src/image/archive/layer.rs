@@ -82,7 +82,7 @@ impl<W: Write> Writer<'_, W> {
         attributes(&mut entry, directory.as_fd())?;
         self.to.write_all(&entry.finish_bytes())?;
         if fs::is_opaque(directory.as_fd())? {
-            self.to.write_all(&builder(&join(path, OPAQUE), EntryType::Regular).finish_bytes())?;
+            self.to.write_all(&builder(&fs::join(path, OPAQUE), EntryType::Regular).finish_bytes())?;
         }
         let mut names = Vec::new();
         for entry in Dir::read_from(&directory)? {
@@ -97,7 +97,7 @@ impl<W: Write> Writer<'_, W> {
         for name in names {
             let stat = fs::stat_at(directory.as_fd(), &name)?;
             match fs::file_type(&stat) {
-                FileType::Directory => below.push(join(path, &name)),
+                FileType::Directory => below.push(fs::join(path, &name)),
                 _ => self.entry(directory.as_fd(), path, &name, &stat)?,
             }
         }
@@ -111,10 +111,10 @@ impl<W: Write> Writer<'_, W> {
         name: &[u8],
         stat: &Stat,
     ) -> io::Result<()> {
-        let path = join(parent, name);
+        let path = fs::join(parent, name);
         let mut entry = match fs::file_type(stat) {
             _ if fs::is_whiteout(stat) => {
-                builder(&join(parent, &[WHITEOUT, name].concat()), EntryType::Regular)
+                builder(&fs::join(parent, &[WHITEOUT, name].concat()), EntryType::Regular)
             }
             FileType::RegularFile => return self.file(directory, name, path, stat),
             FileType::Symlink => {
@@ -213,13 +213,4 @@ fn attributes(entry: &mut EntryBuilder, of: BorrowedFd<'_>) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
-    let mut path = directory.to_vec();
-    if !path.is_empty() {
-        path.push(b'/');
-    }
-    path.extend_from_slice(name);
-    path
 }

@@ -47,12 +47,7 @@ impl Dir {
 
     /// The path of `name` in it.
     pub(super) fn join(&self, name: &[u8]) -> Vec<u8> {
-        let mut path = self.path.clone();
-        if !path.is_empty() && !name.is_empty() {
-            path.push(b'/');
-        }
-        path.extend_from_slice(name);
-        path
+        fs::join(&self.path, name)
     }
 }
 

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,6 +20,7 @@ use super::credentials::{Credentials, CredentialsError, host_of};
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::registries::{Endpoint, default_authority};
+use crate::sys::fs::read_bounded;
 
 /// The largest auth file, in bytes.
 const LARGEST_FILE: u64 = 4 * 1024 * 1024;
@@ -81,16 +82,11 @@ impl AuthFile {
     /// Reads a file; `None` where there is none.
     pub(super) fn read(path: &Path) -> Result<Option<Self>, CredentialsError> {
         let failed = |source| CredentialsError::Read { path: path.to_owned(), source };
-        let file = match fs::File::open(path) {
-            Ok(file) => file,
+        let text = match read_bounded(path, LARGEST_FILE) {
+            Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(failed(e)),
         };
-        let mut text = Vec::new();
-        file.take(LARGEST_FILE + 1).read_to_end(&mut text).map_err(failed)?;
-        if text.len() as u64 > LARGEST_FILE {
-            return Err(failed(io::ErrorKind::FileTooLarge.into()));
-        }
         serde_json::from_slice(&text)
             .map(Some)
             .map_err(|e| CredentialsError::Damaged { path: path.to_owned(), line: e.line() })

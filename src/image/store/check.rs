@@ -119,7 +119,7 @@ impl Walk {
             if name == b"." || name == b".." {
                 continue;
             }
-            let path = if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() };
+            let path = fs::join(path, name);
             match self.expected.remove(&path) {
                 Some(listed) => self.compare_in(dir.as_fd(), &path, name, &listed, pending),
                 None => self.note(&path, Problem::Extra),

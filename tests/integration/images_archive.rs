@@ -7,7 +7,7 @@ use podd::api;
 use serde_json::Value;
 
 use crate::common::image::pushed_busybox;
-use crate::common::{ContainerSpec, Node, PodSpec, program};
+use crate::common::{ContainerSpec, Node, PodSpec, program, registry};
 
 /// Runs a program, which must succeed.
 pub fn run(command: &mut Command) -> String {
@@ -108,6 +108,29 @@ async fn archives_of_skopeo_are_imported_and_run() {
     }
     assert_eq!(greet(&mut node, "r.example/oci:1", "oci").await, GREETING);
     assert_eq!(greet(&mut node, "r.example/docker:1", "docker").await, GREETING);
+    node.finish().await;
+}
+
+/// The documented way, where no registry has the layers.
+#[tokio::test]
+async fn a_broken_image_without_a_registry_is_removed_and_imported_again() {
+    let mut node = Node::start().await;
+    let name = format!("{}/test/nowhere:1", registry::shared().await.host());
+    let archive = node.names.dir().join("docker.tar");
+    let source = format!("docker://{}", pushed_busybox().await.reference);
+    skopeo(&source, &format!("docker-archive:{}:{name}", text(&archive)));
+    podd_images_ok(&node, &["import", text(&archive)]);
+    let layers = node.names.root().join("layers");
+    let passwd = run(Command::new("find").arg(&layers).args(["-path", "*/diff/etc/passwd"]));
+    std::fs::remove_file(passwd.trim_end()).unwrap();
+    let repair = podd_images(&node, &["check", "--repair"]);
+    let said = String::from_utf8_lossy(&repair.stdout);
+    assert!(!repair.status.success() && said.contains("not repaired: ") && said.contains(&name), "{said}");
+    let image = Some(api::ImageSpec { image: name.clone(), ..Default::default() });
+    node.image.remove_image(api::RemoveImageRequest { image }).await.unwrap();
+    let said = podd_images_ok(&node, &["import", text(&archive)]);
+    assert!(said.contains("2 of them new"), "{said}");
+    assert!(podd_images_ok(&node, &["check"]).contains(" 0 broken"));
     node.finish().await;
 }
 

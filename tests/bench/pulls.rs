@@ -116,10 +116,10 @@ async fn in_turns<'a>(
 
 /// A table of medians, and how podd compares.
 fn report(costs: &[(&str, Vec<Cost>)]) {
-    println!("{:12} {:>8} {:>8} {:>16}", "", "time s", "CPU s", "peak memory MiB");
+    println!("{:12} {:>8} {:>8} {:>8} {:>16}", "", "time s", "CPU s", "idle s", "peak memory MiB");
     let medians: Vec<_> = costs.iter().map(|(name, costs)| (*name, typical(costs))).collect();
     for (name, cost) in &medians {
-        println!("{name:12} {:8.2} {:8.2} {:>16.1}", cost.time, cost.cpu, cost.memory);
+        println!("{name:12} {:8.2} {:8.2} {:8.2} {:>16.1}", cost.time, cost.cpu, cost.idle, cost.memory);
     }
     let of = |wanted: &str| medians.iter().find(|(name, _)| *name == wanted).map(|(_, cost)| *cost);
     for name in ["podd", "podd, isal"] {
@@ -141,5 +141,10 @@ fn typical(costs: &[Cost]) -> Cost {
         values.sort_by(f64::total_cmp);
         values[values.len() / 2]
     };
-    Cost { time: median(|c| c.time), cpu: median(|c| c.cpu), memory: median(|c| c.memory) }
+    Cost {
+        time: median(|c| c.time),
+        cpu: median(|c| c.cpu),
+        idle: median(|c| c.idle),
+        memory: median(|c| c.memory),
+    }
 }

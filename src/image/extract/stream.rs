@@ -15,7 +15,7 @@ use super::error::ExtractError;
 use crate::image::digest::Digest;
 
 /// The size of a chunk: large enough that handing it over costs nothing, small enough to stay in the cache.
-pub(super) const CHUNK_SIZE: usize = 128 * 1024;
+pub(super) const CHUNK_SIZE: usize = 256 * 1024;
 
 /// How many chunks wait at most: half a megabyte for each layer and consumer.
 const CHUNKS_AHEAD: usize = 4;

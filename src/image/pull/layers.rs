@@ -25,8 +25,8 @@ use crate::sys;
 pub(super) const CHUNKS: usize = 4;
 
 /// How much of an image is fetched before the disk is told to write what it unpacked to, and how often that is looked at.
-const FLUSH_EVERY: u64 = 32 << 20;
-const FLUSH_PAUSE: Duration = Duration::from_millis(200);
+const FLUSH_EVERY: u64 = 16 << 20;
+const FLUSH_PAUSE: Duration = Duration::from_millis(100);
 
 /// One layer to fetch.
 pub(super) struct Job {
@@ -47,7 +47,10 @@ impl Puller {
     ) -> Result<Vec<Option<Extracted>>, ImageError> {
         let chain = chain_ids(&resolved.diff_ids);
         let (mut tasks, mut to_fetch) = (JoinSet::new(), 0);
-        for (index, layer) in resolved.layers.iter().enumerate() {
+        // The largest first, so that none of them is left over at the end, alone.
+        let mut order: Vec<_> = resolved.layers.iter().enumerate().collect();
+        order.sort_by_key(|(_, layer)| std::cmp::Reverse(layer.size));
+        for (index, layer) in order {
             if staging.reuse(&chain[index]).is_some() {
                 fetching.progress.layer_done();
                 continue;

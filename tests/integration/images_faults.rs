@@ -254,9 +254,10 @@ async fn layers_that_the_disk_has_lost_are_not_kept_for_the_next_pull() {
     let disk = ThinDisk::new("^has_journal");
     let mut node = Node::start_rooted_at(disk.path()).await;
     disk.thin_out(2);
+    // So small that nothing is flushed before the pull fails for its false layer.
     let image = ImageBuilder::new()
         .layer_as(Compression::Plain, &[Entry::file("f0", 0o644, noise(0, 6 << 20))])
-        .layer_with_false_diff_id(&[Entry::file("f1", 0o644, noise(1, 20 << 20))]);
+        .layer_with_false_diff_id(&[Entry::file("f1", 0o644, noise(1, 8 << 20))]);
     let image = image.push(registry::shared().await, "test/lost", "1").await;
     let refused = node.pull(&image.reference).await.unwrap_err();
     assert_eq!(refused.code(), Code::DataLoss, "{refused:?}");

@@ -17,7 +17,7 @@ use tonic::{Code, Status};
 use crate::common::image::{Compression, Pushed, digest};
 use crate::common::leftovers::walk;
 use crate::common::tar::Entry;
-use crate::common::{ImageBuilder, Node, eventually, program, random_tag, registry};
+use crate::common::{ImageBuilder, Node, PATIENCE, eventually, program, random_tag, registry};
 
 /// Runs a program that must succeed.
 fn run(name: &str, arguments: &[&str]) {
@@ -99,8 +99,20 @@ impl ThinDisk {
         self.mount_again();
     }
 
+    /// A container of another test that has just begun holds copies of all mounts, and with them this disk as it was.
+    fn wait_until_it_is_let_go(&self) {
+        let began = Instant::now();
+        let holders =
+            || Command::new(program("losetup")).arg("--associated").arg(self.image()).output().unwrap();
+        while !holders().stdout.is_empty() {
+            assert!(began.elapsed() < PATIENCE, "the disk is in use after it was unmounted");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     fn mount_again(&self) {
         run("umount", &[self.path().to_str().unwrap()]);
+        self.wait_until_it_is_let_go();
         let check = Command::new(program("e2fsck")).args(["-fy"]).arg(self.image()).output().unwrap();
         assert!(check.status.code().unwrap() < 4, "{}", String::from_utf8_lossy(&check.stdout));
         self.mount();

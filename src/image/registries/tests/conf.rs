@@ -1,3 +1,5 @@
+//! The files of registries.conf: what is read of them, and what is refused.
+
 use proptest::prelude::*;
 
 use crate::image::registries::*;

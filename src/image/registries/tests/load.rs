@@ -1,3 +1,5 @@
+//! Loading the configuration, and taking up what has changed.
+
 use std::fs;
 use std::path::Path;
 

@@ -1,3 +1,5 @@
+//! Which entry a name has, beside a simpler way to find it.
+
 use proptest::prelude::*;
 
 use crate::image::reference::Reference;

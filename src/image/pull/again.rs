@@ -41,27 +41,16 @@ impl Puller {
                 progress: Arc::clone(under_way.pull()),
                 stop: CancellationToken::new(),
             };
-            if let Some(artifact) = &artifact {
-                match self.artifact_files(&fetching, &artifact.files, &staging).await {
-                    Ok(extracted) => {
-                        under_way.succeeded();
-                        return Ok((staging, extracted));
-                    }
-                    Err(error) => failure = error,
+            let fetched = match (&artifact, layers.get(index), &diff_id) {
+                (Some(artifact), ..) => self.artifact_files(&fetching, &artifact.files, &staging).await,
+                (None, Some(layer), Some(diff_id)) => {
+                    fetching.progress.unpacks(1, layer.size);
+                    let (layer, diff_id, staging) = (layer.clone(), diff_id.clone(), Arc::clone(&staging));
+                    self.layer(Job { fetching, index, layer, diff_id, staging }).await
                 }
-                self.clear(&staging, index).await?;
-                continue;
-            }
-            let (Some(layer), Some(diff_id)) = (layers.get(index), &diff_id) else { return Err(failure) };
-            fetching.progress.unpacks(1, layer.size);
-            let job = Job {
-                fetching,
-                index,
-                layer: layer.clone(),
-                diff_id: diff_id.clone(),
-                staging: Arc::clone(&staging),
+                (None, ..) => return Err(failure),
             };
-            match self.layer(job).await {
+            match fetched {
                 Ok(extracted) => {
                     under_way.succeeded();
                     return Ok((staging, extracted));

@@ -69,15 +69,13 @@ impl Puller {
         }
         fetching.progress.unpacks(resolved.layers.len(), to_fetch);
         let mut layers = vec![None; resolved.layers.len()];
-        let result = join(tasks, &mut layers, fetching, staging).await;
-        let Err(error) = result else { return Ok(layers) };
-        self.keep_what_is_good(staging, &error).await;
-        Err(error)
+        join(tasks, &mut layers, fetching, staging).await?;
+        Ok(layers)
     }
 
     /// After a failure, lets the next pull have the layers that are done, if there is room for them and the disk has them:
     /// whoever takes them over begins later, and would not be told of what was lost before.
-    async fn keep_what_is_good(&self, staging: &Arc<Staging>, error: &ImageError) {
+    pub(super) async fn keep_what_is_good(&self, staging: &Arc<Staging>, error: &ImageError) {
         let (staging, store, kind) = (Arc::clone(staging), self.store.clone(), error.kind());
         let decide = move || match kind {
             ImageErrorKind::NoSpace => {

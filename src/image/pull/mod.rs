@@ -141,12 +141,16 @@ impl Puller {
         resolved: &Resolved,
         staging: &Arc<Staging>,
     ) -> Result<Vec<Option<Extracted>>, ImageError> {
-        match &resolved.artifact {
+        let fetched = match &resolved.artifact {
             Some(artifact) => {
                 self.artifact(fetching, &resolved.config_digest, &artifact.files, staging).await
             }
             None => self.layers(fetching, resolved, staging).await,
+        };
+        if let Err(error) = &fetched {
+            self.keep_what_is_good(staging, error).await;
         }
+        fetched
     }
 
     /// Waits for one of the node's places for fetching layers.

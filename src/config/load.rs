@@ -1,6 +1,5 @@
 //! From the files and flags to the effective configuration.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -10,8 +9,8 @@ use toml::Table;
 
 use super::read::{Problem, Reader};
 use super::{
-    CgroupDriver, Config, ImagesConfig, Inflate, LogLevel, MetricsConfig, MonitorConfig, NetworkConfig,
-    NriConfig, RuntimeConfig, StreamingConfig,
+    CgroupDriver, Config, ImagesConfig, LogLevel, MetricsConfig, MonitorConfig, NetworkConfig, NriConfig,
+    StreamingConfig, runtimes,
 };
 
 /// The file that is read when `--config` names none; it need not exist.
@@ -23,7 +22,6 @@ pub const DEFAULT_POLICY: &str = "/etc/containers/policy.json";
 /// The longest path that a unix socket's address holds, in bytes (`sun_path` less its terminating zero, unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
 
-const INFLATES: [(&str, Inflate); 2] = [("zlib-rs", Inflate::ZlibRs), ("isal", Inflate::Isal)];
 const DRIVERS: [(&str, CgroupDriver); 3] =
     [("auto", CgroupDriver::Auto), ("systemd", CgroupDriver::Systemd), ("cgroupfs", CgroupDriver::Cgroupfs)];
 
@@ -76,7 +74,6 @@ pub fn load(file: Option<&Path>, settings: &[String]) -> Result<Config, ConfigEr
 impl Config {
     /// The built-in values, for these two directories.
     pub fn defaults(root: &Path, run_dir: &Path) -> Self {
-        let runtime = |name: &str| (name.to_owned(), RuntimeConfig::named(name, run_dir));
         Self {
             root: root.to_owned(),
             run_dir: run_dir.to_owned(),
@@ -85,42 +82,14 @@ impl Config {
             cgroup_driver: CgroupDriver::Auto,
             log_level: LogLevel::Info,
             abandoned_after_seconds: 240,
-            runtimes: BTreeMap::from([runtime("crun"), runtime("runc")]),
-            monitor: MonitorConfig { path: PathBuf::new(), cgroup: "/podd-monitors".to_owned() },
-            network: NetworkConfig {
-                conf_dir: "/etc/cni/net.d".into(),
-                plugin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
-                cache_dir: root.join("cni"),
-                netns_dir: "/run/netns".into(),
-            },
-            images: ImagesConfig {
-                registries_conf: "/etc/containers/registries.conf".into(),
-                policy: DEFAULT_POLICY.into(),
-                policy_dir: "/etc/podd/policies".into(),
-                certs_dir: "/etc/containers/certs.d".into(),
-                hosts_dir: PathBuf::new(),
-                auth_file: PathBuf::new(),
-                namespaced_auth_dir: PathBuf::new(),
-                stall_timeout_seconds: 30,
-                max_parallel_layers: 4,
-                inflate: Inflate::ZlibRs,
-                root: PathBuf::new(),
-                pinned: Vec::new(),
-                max_unpacked_bytes: 256 << 30,
-                keep_unfinished_seconds: 3600,
-                insecure_registries: Vec::new(),
-                preload_dir: "/var/lib/podd-preload".into(),
-            },
-            streaming: StreamingConfig { address: ([127, 0, 0, 1], 0).into() },
-            metrics: MetricsConfig { address: None },
-            nri: NriConfig { socket: PathBuf::new() },
+            runtimes: runtimes::defaults(run_dir),
+            monitor: MonitorConfig::defaults(),
+            network: NetworkConfig::defaults(root),
+            images: ImagesConfig::defaults(),
+            streaming: StreamingConfig::defaults(),
+            metrics: MetricsConfig::defaults(),
+            nri: NriConfig::defaults(),
         }
-    }
-}
-
-impl RuntimeConfig {
-    fn named(name: &str, run_dir: &Path) -> Self {
-        Self { path: Path::new("/usr/bin").join(name), root: run_dir.join(name) }
     }
 }
 
@@ -133,50 +102,13 @@ fn apply(config: &mut Config, mut reader: Reader<'_>) {
     reader.word("cgroup_driver", &DRIVERS, &mut config.cgroup_driver);
     reader.word("log_level", &LEVELS, &mut config.log_level);
     reader.number("abandoned_after_seconds", 1..=86_400, &mut config.abandoned_after_seconds);
-    reader.named_sections(
-        "runtimes",
-        &mut config.runtimes,
-        |name| RuntimeConfig::named(name, &run_dir),
-        |reader, runtime| {
-            reader.path("path", &mut runtime.path);
-            reader.path("root", &mut runtime.root);
-        },
-    );
-    reader.section("monitor", |reader| {
-        reader.optional_path("path", &mut config.monitor.path);
-        reader.string("cgroup", &mut config.monitor.cgroup);
-    });
-    reader.section("network", |reader| {
-        reader.path("conf_dir", &mut config.network.conf_dir);
-        reader.paths("plugin_dirs", &mut config.network.plugin_dirs);
-        reader.path("cache_dir", &mut config.network.cache_dir);
-        reader.path("netns_dir", &mut config.network.netns_dir);
-    });
-    reader.section("images", |reader| {
-        reader.optional_path("registries_conf", &mut config.images.registries_conf);
-        reader.optional_path("policy", &mut config.images.policy);
-        reader.optional_path("policy_dir", &mut config.images.policy_dir);
-        reader.optional_path("certs_dir", &mut config.images.certs_dir);
-        reader.optional_path("hosts_dir", &mut config.images.hosts_dir);
-        reader.optional_path("auth_file", &mut config.images.auth_file);
-        reader.optional_path("namespaced_auth_dir", &mut config.images.namespaced_auth_dir);
-        reader.number("stall_timeout_seconds", 1..=3600, &mut config.images.stall_timeout_seconds);
-        reader.number("max_parallel_layers", 1..=64, &mut config.images.max_parallel_layers);
-        reader.word("inflate", &INFLATES, &mut config.images.inflate);
-        reader.optional_path("root", &mut config.images.root);
-        reader.strings("pinned", &mut config.images.pinned);
-        reader.number("keep_unfinished_seconds", 0..=604_800, &mut config.images.keep_unfinished_seconds);
-        reader.number("max_unpacked_bytes", 1 << 20..=1 << 50, &mut config.images.max_unpacked_bytes);
-        reader.strings("insecure_registries", &mut config.images.insecure_registries);
-        reader.optional_path("preload_dir", &mut config.images.preload_dir);
-    });
-    reader.section("streaming", |reader| {
-        let mut address = Some(config.streaming.address);
-        reader.address("address", &mut address);
-        config.streaming.address = address.unwrap_or(config.streaming.address);
-    });
-    reader.section("metrics", |reader| reader.address("address", &mut config.metrics.address));
-    reader.section("nri", |reader| reader.optional_path("socket", &mut config.nri.socket));
+    runtimes::read(&mut reader, &mut config.runtimes, &run_dir);
+    reader.section("monitor", |reader| config.monitor.read(reader));
+    reader.section("network", |reader| config.network.read(reader));
+    reader.section("images", |reader| config.images.read(reader));
+    reader.section("streaming", |reader| config.streaming.read(reader));
+    reader.section("metrics", |reader| config.metrics.read(reader));
+    reader.section("nri", |reader| config.nri.read(reader));
     reader.finish();
 }
 

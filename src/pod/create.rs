@@ -248,6 +248,9 @@ impl Pods {
             let stage = Stage::begin("listing the host's devices", &facts.name);
             host.devices = stage.check(observe::host_devices())?;
         }
+        let handler = self.config.runtimes.get(&facts.runtime);
+        let allowed = handler.map(|handler| handler.allowed_annotations.as_slice()).unwrap_or_default();
+        let annotations = spec::annotations::allowed(&pod.facts.config, &facts.config, allowed);
         let input = SpecInput {
             config: &facts.config,
             pod: &pod.facts.config,
@@ -265,6 +268,7 @@ impl Pods {
             },
             mounts: &mounts,
             devices: &devices,
+            annotations: &annotations,
             host: &host,
         };
         spec::build(&input).map_err(|error| match &error {

@@ -24,8 +24,11 @@ struct Fixture {
 impl Fixture {
     async fn new(runtime: &str, test: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let config =
-            RuntimeConfig { path: format!("/usr/bin/{runtime}").into(), root: dir.path().join("runtime") };
+        let config = RuntimeConfig {
+            path: format!("/usr/bin/{runtime}").into(),
+            root: dir.path().join("runtime"),
+            ..RuntimeConfig::named("crun", Path::new("/run"))
+        };
         let id = format!("podd-test-{}-{runtime}-{test}", std::process::id());
         let cgroup = CgroupPath::new(&format!("/{id}")).unwrap();
         Self { runtime: Runtime::probe(runtime, &config, false).await.unwrap(), dir, id, cgroup }
@@ -152,10 +155,18 @@ async fn a_container_goes_through_its_states() {
 
 #[tokio::test]
 async fn a_missing_binary_is_named_with_its_key() {
-    let config = RuntimeConfig { path: "/nonexistent/crun".into(), root: "/run/none".into() };
+    let config = RuntimeConfig {
+        path: "/nonexistent/crun".into(),
+        root: "/run/none".into(),
+        ..RuntimeConfig::named("crun", Path::new("/run"))
+    };
     let error = Runtime::probe("fast", &config, false).await.unwrap_err();
     assert_eq!(error.to_string(), "cannot run /nonexistent/crun, the value of runtimes.fast.path");
-    let config = RuntimeConfig { path: "/bin/false".into(), root: "/run/none".into() };
+    let config = RuntimeConfig {
+        path: "/bin/false".into(),
+        root: "/run/none".into(),
+        ..RuntimeConfig::named("crun", Path::new("/run"))
+    };
     let error = Runtime::probe("fast", &config, false).await.unwrap_err().to_string();
     assert!(error.contains("exit status: 1 and said nothing"), "{error}");
 }
@@ -166,7 +177,11 @@ async fn a_runtime_that_hangs_is_killed() {
     let path = dir.path().join("hangs");
     fs::write(&path, "#!/bin/sh\nexec sleep 1000\n").unwrap();
     fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let config = RuntimeConfig { path: "/usr/bin/crun".into(), root: dir.path().into() };
+    let config = RuntimeConfig {
+        path: "/usr/bin/crun".into(),
+        root: dir.path().into(),
+        ..RuntimeConfig::named("crun", Path::new("/run"))
+    };
     let runtime = Runtime { path, ..Runtime::probe("slow", &config, false).await.unwrap() };
     let error = runtime.run("start", "c", &[], Duration::from_millis(50)).await.unwrap_err();
     assert_eq!(error.to_string(), "slow start of container c was killed after 50ms without an answer");

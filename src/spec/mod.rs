@@ -8,13 +8,13 @@
 //! process.rs    args, env, cwd, user, oom_score_adj      security.rs   capabilities, AppArmor, SELinux
 //! mounts.rs     default and CRI mounts, their order      seccomp.rs    the RuntimeDefault filter
 //! linux.rs      namespaces, devices, masks               resources.rs  cpu, memory, hugepages, unified
-//! user.rs       who runs it: CRI, image, passwd, group
+//! user.rs       who runs it: CRI, image, passwd, group annotations.rs which annotations are heard
 //! ```
 //!
 //! Invariants: nothing of oci-spec's own defaults gets into the document; a field that cannot be honoured is an error and
-//! never dropped in silence; the client's annotations are not passed on, because runtimes take orders from some of them.
+//! never dropped in silence; of the client's annotations only those are passed on, or obeyed, that the operator allows.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use oci_spec::image::ImageConfiguration;
@@ -23,6 +23,7 @@ use oci_spec::runtime::{Root, Spec};
 use crate::api;
 use crate::id::PodId;
 
+pub mod annotations;
 mod linux;
 mod mounts;
 pub mod observe;
@@ -70,6 +71,8 @@ pub struct SpecInput<'a> {
     pub mounts: &'a [MountSource],
     /// The nodes that `config.devices` stand for, with the path inside the container.
     pub devices: &'a [HostDevice],
+    /// The client's annotations that the operator allows, from [`annotations::allowed`].
+    pub annotations: &'a BTreeMap<String, String>,
     /// What is known of the host.
     pub host: &'a HostFacts,
 }
@@ -143,7 +146,7 @@ pub fn build(input: &SpecInput<'_>) -> Result<Spec, SpecError> {
         .set_process(Some(process::build(input, privileged)?))
         .set_mounts(Some(mounts))
         .set_linux(Some(linux::build(input, privileged, propagation)?))
-        .set_annotations(Some(annotations(input)));
+        .set_annotations(Some(annotations::build(input)));
     Ok(spec)
 }
 
@@ -176,26 +179,4 @@ fn refuse_unsupported(input: &SpecInput<'_>) -> Result<(), SpecError> {
         return Err(SpecError::unsupported(field, "user namespaces are not made"));
     }
     Ok(())
-}
-
-/// What hooks and VM runtimes look for, by the names that the field has agreed on.
-fn annotations(input: &SpecInput<'_>) -> HashMap<String, String> {
-    let pod = input.pod.metadata.clone().unwrap_or_default();
-    let name = input.config.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
-    let image = input.config.image.as_ref().map(|image| match image.user_specified_image.as_str() {
-        "" => image.image.clone(),
-        specified => specified.to_owned(),
-    });
-    [
-        ("container-type", "container".to_owned()),
-        ("container-name", name),
-        ("image-name", image.unwrap_or_default()),
-        ("sandbox-id", input.pod_id.to_string()),
-        ("sandbox-name", pod.name),
-        ("sandbox-namespace", pod.namespace),
-        ("sandbox-uid", pod.uid),
-    ]
-    .into_iter()
-    .map(|(key, value)| (format!("io.kubernetes.cri.{key}"), value))
-    .collect()
 }

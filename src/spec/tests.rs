@@ -1,5 +1,6 @@
 //! Whole documents, compared as JSON with the files in `golden/`, and rules that are easier told alone.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use oci_spec::image::ImageConfiguration;
@@ -28,6 +29,7 @@ struct Case {
     host_network: bool,
     mounts: Vec<MountSource>,
     devices: Vec<HostDevice>,
+    annotations: BTreeMap<String, String>,
     host: HostFacts,
 }
 
@@ -53,6 +55,7 @@ impl Case {
             host_network: false,
             mounts: Vec::new(),
             devices: Vec::new(),
+            annotations: BTreeMap::new(),
             host: host(),
         }
     }
@@ -81,6 +84,7 @@ impl Case {
             },
             mounts: &self.mounts,
             devices: &self.devices,
+            annotations: &self.annotations,
             host: &self.host,
         })
     }

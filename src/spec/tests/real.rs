@@ -36,8 +36,11 @@ impl Running {
         let cgroup = CgroupPath::new(&format!("/{id}")).unwrap();
         let spec = Self::document(case, dir.path(), &cgroup);
         spec.save(dir.path().join("config.json")).unwrap();
-        let config =
-            RuntimeConfig { path: format!("/usr/bin/{runtime}").into(), root: dir.path().join("runtime") };
+        let config = RuntimeConfig {
+            path: format!("/usr/bin/{runtime}").into(),
+            root: dir.path().join("runtime"),
+            ..RuntimeConfig::named("crun", Path::new("/run"))
+        };
         let runtime = Runtime::probe(runtime, &config, false).await.unwrap();
         let running = Self { runtime, dir, id, cgroup, spec };
         running.create();
@@ -63,6 +66,7 @@ impl Running {
             files: PodFiles { resolv_conf: Some(&resolv_conf), hostname: Some(&hostname), shm: Some(&shm) },
             mounts: &case.mounts,
             devices: &case.devices,
+            annotations: &case.annotations,
             host: &host,
         };
         build(&input).unwrap()

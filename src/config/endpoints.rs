@@ -1,0 +1,78 @@
+//! `[streaming]`, `[metrics]` and `[nri]`: what others connect to besides the CRI.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::print::{self, Page};
+use super::read::Reader;
+
+/// The streaming server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StreamingConfig {
+    /// Where it listens; port 0 takes any that is free.
+    pub address: SocketAddr,
+}
+
+/// The Prometheus endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MetricsConfig {
+    /// Where it listens; `None` is off.
+    pub address: Option<SocketAddr>,
+}
+
+/// The Node Resource Interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NriConfig {
+    /// The plugins' socket; empty is off.
+    pub socket: PathBuf,
+}
+
+impl StreamingConfig {
+    pub(super) fn defaults() -> Self {
+        Self { address: ([127, 0, 0, 1], 0).into() }
+    }
+
+    pub(super) fn read(&mut self, reader: &mut Reader<'_>) {
+        let mut address = Some(self.address);
+        reader.address("address", &mut address);
+        self.address = address.unwrap_or(self.address);
+    }
+
+    pub(super) fn render(&self, page: &mut Page) {
+        page.section("streaming", "exec, attach and port-forward");
+        page.key("address", print::text(&self.address.to_string()), "port 0: any that is free");
+    }
+}
+
+impl MetricsConfig {
+    pub(super) fn defaults() -> Self {
+        Self { address: None }
+    }
+
+    pub(super) fn read(&mut self, reader: &mut Reader<'_>) {
+        reader.address("address", &mut self.address);
+    }
+
+    pub(super) fn render(&self, page: &mut Page) {
+        page.section("metrics", "Prometheus");
+        let address = self.address.map(|address| address.to_string()).unwrap_or_default();
+        page.key("address", print::text(&address), "host:port; empty: off");
+    }
+}
+
+impl NriConfig {
+    pub(super) fn defaults() -> Self {
+        Self { socket: PathBuf::new() }
+    }
+
+    pub(super) fn read(&mut self, reader: &mut Reader<'_>) {
+        reader.optional_path("socket", &mut self.socket);
+    }
+
+    pub(super) fn render(&self, page: &mut Page) {
+        page.section("nri", "Node Resource Interface");
+        page.key("socket", print::path(&self.socket), "the plugins' socket; empty: off");
+    }
+}

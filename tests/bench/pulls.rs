@@ -35,7 +35,8 @@ use pull::material::{self, Material};
 
 /// Who takes turns.
 enum Contestant {
-    Floor,
+    /// Whether its files are flushed to the disk, too.
+    Floor(bool),
     /// The binary, and settings of its own.
     Podd(PathBuf, &'static str),
     Containerd,
@@ -46,7 +47,7 @@ impl Contestant {
     async fn pull(&self, registry: &Registry, image: &Material) -> Cost {
         let disk = Disk::new();
         match self {
-            Self::Floor => bare::pull(image, disk.path()),
+            Self::Floor(flushed) => bare::pull(image, disk.path(), *flushed),
             Self::Podd(binary, settings) => {
                 let mut node = Node::start_binary_on(binary.clone(), disk.path(), settings).await;
                 let meter = Meter::start(node.daemon_pid());
@@ -69,7 +70,8 @@ async fn main() {
     println!("making the images (once per machine)");
     let many = material::push(&registry, "many", 8, 128 << 20).await;
     let single = material::push(&registry, "single", 1, 480 << 20).await;
-    let mut contestants = vec![("floor", Contestant::Floor)];
+    let mut contestants =
+        vec![("floor", Contestant::Floor(false)), ("floor, flushed", Contestant::Floor(true))];
     let isal = "[images]\ninflate = \"isal\"\n";
     let podds = [
         ("podd", "PODD_BENCH_PODD", ""),
@@ -116,19 +118,21 @@ async fn in_turns<'a>(
 
 /// A table of medians, and how podd compares.
 fn report(costs: &[(&str, Vec<Cost>)]) {
-    println!("{:12} {:>8} {:>8} {:>8} {:>16}", "", "time s", "CPU s", "idle s", "peak memory MiB");
+    println!("{:14} {:>8} {:>8} {:>8} {:>16}", "", "time s", "CPU s", "idle s", "peak memory MiB");
     let medians: Vec<_> = costs.iter().map(|(name, costs)| (*name, typical(costs))).collect();
     for (name, cost) in &medians {
-        println!("{name:12} {:8.2} {:8.2} {:8.2} {:>16.1}", cost.time, cost.cpu, cost.idle, cost.memory);
+        println!("{name:14} {:8.2} {:8.2} {:8.2} {:>16.1}", cost.time, cost.cpu, cost.idle, cost.memory);
     }
     let of = |wanted: &str| medians.iter().find(|(name, _)| *name == wanted).map(|(_, cost)| *cost);
     for name in ["podd", "podd, isal"] {
-        let (Some(podd), Some(floor), Some(peer)) = (of(name), of("floor"), of("containerd")) else {
+        let all = (of(name), of("floor"), of("floor, flushed"), of("containerd"));
+        let (Some(podd), Some(floor), Some(flushed), Some(peer)) = all else {
             continue;
         };
         println!(
-            "{name}: {:.2} of the floor's time, {:.2} times as fast as containerd at {:.2} of its CPU",
+            "{name}: {:.2} of the floor's time, {:.2} of the flushed one's, {:.2} times as fast as containerd at {:.2} of its CPU",
             podd.time / floor.time,
+            podd.time / flushed.time,
             peer.time / podd.time,
             podd.cpu / peer.cpu,
         );

@@ -89,4 +89,5 @@ pub mod pod;
 pub mod record;
 pub mod runtime;
 pub mod spec;
+pub mod streaming;
 pub mod sys;

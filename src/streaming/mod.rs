@@ -1,0 +1,3 @@
+//! Exec, attach and port-forward.
+
+pub mod spdy;

@@ -1,3 +1,5 @@
 //! Exec, attach and port-forward.
 
+mod inbox;
 pub mod spdy;
+pub mod websocket;

@@ -1,6 +1,6 @@
 //! One stream: what has come for it and was not read yet, what may still be sent, and how each direction ends.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,12 +9,10 @@ use tokio::sync::{Notify, mpsc};
 
 use super::frame::{DATA_MAX, Frame, Reset, StreamId};
 use super::headers::Headers;
+use crate::streaming::inbox::{End, Inbox};
 
 /// The window of a stream that the protocol begins with, and of the connection (2.6.8).
 const WINDOW: i64 = 64 << 10;
-/// How much a stream holds before its connection is read no further. More than the window, so that a peer that keeps the
-/// window is never held up: what it waits for may have to come over this connection.
-const INBOX_MAX: usize = 512 << 10;
 /// How much is read before the peer is told that it may send as much again.
 const UPDATE_EVERY: usize = 32 << 10;
 
@@ -54,69 +52,6 @@ struct Entry {
     /// Each direction, until its FIN.
     receiving: bool,
     sending: bool,
-}
-
-/// What has come for a stream.
-#[derive(Default)]
-struct Inbox {
-    // Held for a few instructions, never over an await.
-    content: Mutex<Content>,
-    filled: Notify,
-    emptied: Notify,
-}
-
-#[derive(Default)]
-struct Content {
-    pieces: VecDeque<Bytes>,
-    bytes: usize,
-    end: Option<End>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    Fin,
-    Reset,
-    /// Nobody reads it any more: what still comes is thrown away.
-    Unread,
-}
-
-impl Inbox {
-    fn lock(&self) -> MutexGuard<'_, Content> {
-        self.content.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn end(&self, end: End) {
-        let mut content = self.lock();
-        if content.end.is_none() || end == End::Unread {
-            content.end = Some(end);
-        }
-        if end != End::Fin {
-            content.pieces.clear();
-            content.bytes = 0;
-        }
-        drop(content);
-        self.filled.notify_one();
-        self.emptied.notify_one();
-    }
-
-    /// Puts a piece in, when there is room.
-    async fn put(&self, data: Bytes) {
-        loop {
-            {
-                let mut content = self.lock();
-                if content.end.is_some() || data.is_empty() {
-                    return;
-                }
-                if content.bytes < INBOX_MAX {
-                    content.bytes += data.len();
-                    content.pieces.push_back(data);
-                    break;
-                }
-            }
-            self.emptied.notified().await;
-        }
-        self.filled.notify_one();
-    }
 }
 
 impl Shared {
@@ -283,24 +218,9 @@ pub struct ReadHalf {
 impl ReadHalf {
     /// The next bytes; `None` is the end. An error says that the client, or the connection, broke it off.
     pub async fn read(&mut self) -> io::Result<Option<Bytes>> {
-        loop {
-            {
-                let mut content = self.inbox.lock();
-                if let Some(piece) = content.pieces.pop_front() {
-                    content.bytes -= piece.len();
-                    drop(content);
-                    self.inbox.emptied.notify_one();
-                    self.report(piece.len());
-                    return Ok(Some(piece));
-                }
-                match content.end {
-                    Some(End::Fin | End::Unread) => return Ok(None),
-                    Some(End::Reset) => return Err(io::ErrorKind::ConnectionReset.into()),
-                    None => {}
-                }
-            }
-            self.inbox.filled.notified().await;
-        }
+        let piece = self.inbox.take().await?;
+        self.report(piece.as_ref().map_or(0, Bytes::len));
+        Ok(piece)
     }
 
     /// Tells the peer that what was read may be sent again. A queue that is full is told of it next time.

@@ -9,17 +9,19 @@
 //!  GET /portforward/TOKEN ───────────► (as above) ────┴─► forward.rs: pairs of data and error ─► sockets in the pod
 //! ```
 
+mod exec;
 mod forward;
 mod inbox;
 mod negotiate;
 mod pump;
+mod server;
 mod session;
 pub mod spdy;
 mod status;
 mod tokens;
 pub mod websocket;
 
-pub use pump::{ProcessIo, pump};
-pub use session::{Ending, Input, Output, Session, Sizes, Streams, TerminalSize, Wants};
+pub use server::{Promise, Streaming};
+pub use session::{Ending, Input, Output, Session, Sizes, Streams, TerminalSize};
 pub use status::Outcome;
 pub use tokens::TooMany;

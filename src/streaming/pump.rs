@@ -4,33 +4,28 @@ use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use rustix::termios::Winsize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 
 use super::session::{Input, Output, Sizes, Streams};
+use crate::runtime::ProcessIo;
 
 /// How much is read from a process at once, in bytes; a pipe holds as much at its largest without privilege.
 const READ_SIZE: usize = 256 << 10;
 
-/// The daemon's ends of a process's streams.
-#[derive(Default)]
-pub struct ProcessIo {
-    /// Its standard input; dropped, it reads as ended.
-    pub stdin: Option<Sender>,
-    /// Its standard output, or all that its terminal shows.
-    pub stdout: Option<Receiver>,
-    /// Its standard error.
-    pub stderr: Option<Receiver>,
-    /// Its terminal, to change its size.
-    pub terminal: Option<OwnedFd>,
+/// A process that has ended, and the streams on which there may be more to say.
+pub(super) struct Pumped<T> {
+    pub(super) end: T,
+    pub(super) stdout: Option<Output>,
+    pub(super) stderr: Option<Output>,
 }
 
-/// Carries bytes until the process has ended and all that it wrote has been carried, or until its outputs have ended and
-/// it, too. What a process that lives on behind it still holds open is not waited for.
-pub async fn pump<T>(streams: Streams, io: ProcessIo, end: impl Future<Output = T>) -> T {
+/// Carries bytes until the process has ended and all that it wrote has been carried. What a process that lives on behind it
+/// still holds open is not waited for.
+pub(super) async fn pump<T>(streams: Streams, io: ProcessIo, end: impl Future<Output = T>) -> Pumped<T> {
     let over = CancellationToken::new();
     let inwards = async {
         let sizes = follow_sizes(streams.sizes, io.terminal.as_ref());
@@ -43,21 +38,19 @@ pub async fn pump<T>(streams: Streams, io: ProcessIo, end: impl Future<Output = 
             (drain(io.stdout, streams.stdout, &over), drain(io.stderr, streams.stderr, &over));
         tokio::join!(stdout, stderr)
     };
-    let (mut inwards, mut outwards) = (std::pin::pin!(inwards), std::pin::pin!(outwards));
-    let mut end = std::pin::pin!(end);
-    let (mut fed, mut drained) = (false, false);
-    let result = loop {
-        tokio::select! {
-            result = &mut end => break result,
-            () = &mut inwards, if !fed => fed = true,
-            _ = &mut outwards, if !drained => drained = true,
-        }
+    let ended = async {
+        let end = end.await;
+        over.cancel();
+        end
     };
-    over.cancel();
-    if !drained {
-        outwards.await;
+    let mut both = std::pin::pin!(async { tokio::join!(ended, outwards) });
+    let (mut inwards, mut fed) = (std::pin::pin!(inwards), false);
+    loop {
+        tokio::select! {
+            (end, (stdout, stderr)) = &mut both => return Pumped { end, stdout, stderr },
+            () = &mut inwards, if !fed => fed = true,
+        }
     }
-    result
 }
 
 async fn follow_sizes(sizes: Option<Sizes>, terminal: Option<&OwnedFd>) {
@@ -86,18 +79,8 @@ async fn feed(from: Option<Input>, to: Option<Sender>, keep_open: bool) {
 
 /// Gives the process's bytes to the client until their end, or until the process has ended and no more are there. Without a
 /// stream they are thrown away. When the client has gone the pipe is closed, and a process that writes on is told by SIGPIPE.
-async fn drain(from: Option<Receiver>, to: Option<Output>, over: &CancellationToken) {
-    let Some(mut from) = from else { return };
-    let Some(mut to) = to else {
-        let mut rest = [0; 4096];
-        while !over.is_cancelled() {
-            tokio::select! {
-                read = from.read(&mut rest) => if !matches!(read, Ok(1..)) { break },
-                () = over.cancelled() => break,
-            }
-        }
-        return;
-    };
+async fn drain(from: Option<Receiver>, mut to: Option<Output>, over: &CancellationToken) -> Option<Output> {
+    let Some(mut from) = from else { return to };
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(READ_SIZE);
@@ -110,13 +93,9 @@ async fn drain(from: Option<Receiver>, to: Option<Output>, over: &CancellationTo
             },
         };
         // A terminal whose last process has gone gives EIO.
-        let bytes: Bytes = match read {
-            Ok(1..) => buffer.split().freeze(),
-            Ok(0) | Err(_) => break,
-        };
-        if to.write(bytes).await.is_err() {
-            return;
+        let (Ok(1..), bytes) = (read, buffer.split().freeze()) else { return to };
+        if let Some(output) = &mut to {
+            output.write(bytes).await.ok()?;
         }
     }
-    let _ = to.finish().await;
 }

@@ -8,22 +8,12 @@ use tokio::time::timeout;
 
 use super::status::Outcome;
 use super::{spdy, websocket};
+use crate::runtime::Wants;
 
 /// How long a client may take to open all streams that it needs.
 const OPENING: Duration = Duration::from_secs(30);
 /// The longest text of a terminal's size, in bytes.
 const SIZE_MAX: usize = 4096;
-
-/// Which streams a session has, as its request says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct Wants {
-    pub stdin: bool,
-    pub stdout: bool,
-    pub stderr: bool,
-    /// With a terminal stdout is all output, and its size can be changed.
-    pub tty: bool,
-}
 
 /// What comes from the client.
 pub enum Input {

@@ -16,6 +16,7 @@ use super::error::{Cause, PodError, Stage};
 use super::sandbox::Pod;
 use super::state::ContainerState;
 use crate::id::ContainerId;
+use crate::monitor::{self, Monitor};
 use crate::runtime::{Exec, ExecError, ExecOutput, ProcessIo, Wants};
 use crate::spec;
 use crate::sys::{self, namespace};
@@ -27,6 +28,16 @@ const DIALLING: Duration = Duration::from_secs(10);
 #[derive(Deserialize)]
 struct SpecPart {
     process: SpecProcess,
+}
+
+/// A connection to a container's first process.
+pub struct Attachment {
+    /// Its streams.
+    pub io: ProcessIo,
+    /// Who knows of its end.
+    pub monitor: Monitor,
+    /// Whether its standard input ends with this connection's (CRI `stdin_once`).
+    pub closes_stdin: bool,
 }
 
 impl Pods {
@@ -79,6 +90,26 @@ impl Pods {
             });
         }
         Ok(container.facts.id.clone())
+    }
+
+    /// Connects the caller to the streams of a container's first process, for as long as it lives.
+    pub async fn attach(&self, id: &str, wants: Wants) -> Result<Attachment, PodError> {
+        let container = self.running(id, "only a running one can be attached to")?;
+        let (facts, dir) = (&container.facts, self.paths.container(&container.facts.id).dir);
+        let stage = Stage::begin("attaching to the container", &facts.name);
+        let Some(monitor) = container.monitor.clone() else {
+            return stage.check(Err("its monitor has died; it can be attached to when it is started anew"));
+        };
+        let io = monitor::attach(&dir, [wants.stdin, wants.stdout, wants.stderr]).await.map_err(Cause::from);
+        let io = io.and_then(|given| {
+            let terminal = match (&given.stdin, facts.config.tty) {
+                (Some(stdin), true) => Some(stdin.try_clone()?),
+                _ => None,
+            };
+            Ok(ProcessIo::of(given.stdin, given.stdout, given.stderr, terminal)?)
+        });
+        let closes_stdin = wants.stdin && facts.config.stdin_once;
+        Ok(Attachment { io: stage.check(io)?, monitor, closes_stdin })
     }
 
     /// Whether a client can be connected to a container's first process now.

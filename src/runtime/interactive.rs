@@ -126,15 +126,10 @@ impl Drop for Exec {
 
 fn of_pipes(session: &mut Session) -> io::Result<ProcessIo> {
     let child = &mut session.child;
-    let stdin = child.stdin.take().map(|end| end.into_owned_fd().and_then(pipe::Sender::from_owned_fd));
-    let stdout = child.stdout.take().map(|end| end.into_owned_fd().and_then(pipe::Receiver::from_owned_fd));
-    let stderr = child.stderr.take().map(|end| end.into_owned_fd().and_then(pipe::Receiver::from_owned_fd));
-    let io = ProcessIo {
-        stdin: stdin.transpose()?,
-        stdout: stdout.transpose()?,
-        stderr: stderr.transpose()?,
-        terminal: None,
-    };
+    let stdin = child.stdin.take().map(|end| end.into_owned_fd()).transpose()?;
+    let stdout = child.stdout.take().map(|end| end.into_owned_fd()).transpose()?;
+    let stderr = child.stderr.take().map(|end| end.into_owned_fd()).transpose()?;
+    let io = ProcessIo::of(stdin, stdout, stderr, None)?;
     // Fewer wake-ups for whoever moves much; a system that gives no more is as good.
     let ends = [io.stdout.as_ref().map(AsFd::as_fd), io.stdin.as_ref().map(AsFd::as_fd)];
     for end in ends.into_iter().flatten() {
@@ -143,14 +138,33 @@ fn of_pipes(session: &mut Session) -> io::Result<ProcessIo> {
     Ok(io)
 }
 
+impl ProcessIo {
+    /// Of the other ends of pipes, or of a terminal that is also where its output is read from when that is not elsewhere.
+    pub fn of(
+        stdin: Option<OwnedFd>,
+        stdout: Option<OwnedFd>,
+        stderr: Option<OwnedFd>,
+        terminal: Option<OwnedFd>,
+    ) -> io::Result<Self> {
+        // The kernel has pipes and terminals under one roof; what tokio checks for is a pipe.
+        let sender = |end: OwnedFd| {
+            rustix::io::ioctl_fionbio(&end, true)?;
+            pipe::Sender::from_owned_fd_unchecked(end)
+        };
+        let receiver = |end: OwnedFd| {
+            rustix::io::ioctl_fionbio(&end, true)?;
+            pipe::Receiver::from_owned_fd_unchecked(end)
+        };
+        Ok(Self {
+            stdin: stdin.map(sender).transpose()?,
+            stdout: stdout.map(receiver).transpose()?,
+            stderr: stderr.map(receiver).transpose()?,
+            terminal,
+        })
+    }
+}
+
 fn of_terminal(terminal: OwnedFd, wants: Wants) -> io::Result<ProcessIo> {
-    Ok(ProcessIo {
-        stdin: match wants.stdin {
-            true => Some(pipe::Sender::from_owned_fd_unchecked(terminal.try_clone()?)?),
-            false => None,
-        },
-        stdout: Some(pipe::Receiver::from_owned_fd_unchecked(terminal.try_clone()?)?),
-        stderr: None,
-        terminal: Some(terminal),
-    })
+    let stdin = if wants.stdin { Some(terminal.try_clone()?) } else { None };
+    ProcessIo::of(stdin, Some(terminal.try_clone()?), None, Some(terminal))
 }

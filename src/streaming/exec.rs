@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::pump::{Pumped, pump};
 use super::session::{Output, Session};
 use super::status::Outcome;
-use crate::pod::{Pods, chain};
+use crate::pod::{Attachment, Pods, chain};
 use crate::runtime::{ExecError, Wants};
 
 /// What a shell says of a command that it cannot run, and of one that is not there.
@@ -23,7 +23,7 @@ pub(super) async fn serve(pods: &Pods, container: &str, command: &[String], want
     // A task of its own, which waits for the command whoever still listens.
     let end = tokio::spawn(exec.end());
     let pumped = tokio::select! {
-        pumped = pump(streams, io, end) => pumped,
+        pumped = pump(streams, io, end, async {}) => pumped,
         () = ending.left() => return,
     };
     let Pumped { end, mut stdout, mut stderr } = pumped;
@@ -59,8 +59,31 @@ async fn not_run(error: &ExecError, to: &mut Option<Output>) -> Outcome {
     if told { Outcome::Exit(code) } else { Outcome::Failure(text) }
 }
 
-/// Not there yet.
-pub(super) async fn attach(_pods: &Pods, _container: &str, session: Session) {
-    let (_, ending) = session.split();
-    ending.tell(&Outcome::Failure("attach is not supported by this version".to_owned())).await;
+/// Connects a session to a container's first process, until either ends. When the client leaves, the process lives on; its
+/// standard input ends only where that was asked for (CRI `stdin_once`).
+pub(super) async fn attach(pods: &Pods, container: &str, wants: Wants, session: Session) {
+    let (streams, mut ending) = session.split();
+    let Attachment { io, monitor, closes_stdin } = match pods.attach(container, wants).await {
+        Ok(attachment) => attachment,
+        Err(error) => return ending.tell(&Outcome::Failure(chain(&error))).await,
+    };
+    let close = async {
+        if closes_stdin && let Err(error) = monitor.close_stdin().await {
+            tracing::debug!(%error, "the standard input of a container is not closed");
+        }
+    };
+    let pumped = tokio::select! {
+        pumped = pump(streams, io, monitor.exited(), close) => Some(pumped),
+        () = ending.left() => None,
+    };
+    let Some(Pumped { stdout, stderr, .. }) = pumped else {
+        if closes_stdin {
+            let _ = monitor.close_stdin().await;
+        }
+        return;
+    };
+    for output in [stdout, stderr].into_iter().flatten() {
+        let _ = output.finish().await;
+    }
+    ending.tell(&Outcome::Success).await;
 }

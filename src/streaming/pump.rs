@@ -24,13 +24,21 @@ pub(super) struct Pumped<T> {
 }
 
 /// Carries bytes until the process has ended and all that it wrote has been carried. What a process that lives on behind it
-/// still holds open is not waited for.
-pub(super) async fn pump<T>(streams: Streams, io: ProcessIo, end: impl Future<Output = T>) -> Pumped<T> {
+/// still holds open is not waited for. `after_input` is what follows the end of the client's bytes.
+pub(super) async fn pump<T>(
+    streams: Streams,
+    io: ProcessIo,
+    end: impl Future<Output = T>,
+    after_input: impl Future<Output = ()>,
+) -> Pumped<T> {
     let over = CancellationToken::new();
     let inwards = async {
         let sizes = follow_sizes(streams.sizes, io.terminal.as_ref());
         // A terminal has no end of input of its own: it stays as long as the session.
-        let stdin = feed(streams.stdin, io.stdin, io.terminal.is_some());
+        let stdin = async {
+            feed(streams.stdin, io.stdin, io.terminal.is_some()).await;
+            after_input.await;
+        };
         tokio::join!(sizes, stdin);
     };
     let outwards = async {

@@ -211,7 +211,7 @@ impl Streaming {
             }
             Promise::Attach { container, wants } => {
                 if let Some(session) = open(upgrade, io, wants).await {
-                    exec::attach(&pods, &container, session).await;
+                    exec::attach(&pods, &container, wants, session).await;
                 }
             }
             Promise::PortForward { pod, ports } => {

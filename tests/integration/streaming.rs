@@ -78,3 +78,119 @@ async fn input_goes_in_its_end_is_seen_and_much_of_it_comes_back_whole() {
     }
     node.finish().await;
 }
+
+/// `crictl attach` with these bytes as standard input, until it ends by itself.
+async fn attach(node: &Node, transport: &str, id: &str, input: &[u8], keep_open: bool) -> Output {
+    let mut child = node
+        .crictl_command(&["attach", "--transport", transport, "-i", id])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(input).await.unwrap();
+    let held = keep_open.then_some(stdin);
+    let output = tokio::time::timeout(std::time::Duration::from_secs(30), child.wait_with_output());
+    let output = output.await.expect("crictl attach hangs").unwrap();
+    drop(held);
+    output
+}
+
+#[tokio::test]
+async fn an_attached_client_speaks_to_the_first_process_and_hears_it_to_its_end() {
+    for transport in TRANSPORTS {
+        let script =
+            "while read line; do echo got $line; echo err $line >&2; [ $line = end ] && exit 4; done";
+        let spec = ContainerSpec::script("c", script).with(|config| config.stdin = true);
+        let (mut node, pod, id) = start(spec).await;
+        let said = attach(&node, transport, &id, b"one\ntwo\nend\n", true).await;
+        assert_eq!(
+            String::from_utf8_lossy(&said.stdout),
+            "got one\ngot two\ngot end\n",
+            "{transport}: {said:?}"
+        );
+        assert!(String::from_utf8_lossy(&said.stderr).contains("err two\n"), "{transport}: {said:?}");
+        let ended = node.wait_for_exit(&id).await;
+        assert_eq!(ended.exit_code, 4);
+        let log = std::fs::read_to_string(node.log_path(&pod, "c.log")).unwrap();
+        assert!(log.contains("stdout F got two"), "what was heard is logged as well: {log}");
+        node.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_a_client_ends_the_input_only_with_stdin_once() {
+    for once in [true, false] {
+        let spec = ContainerSpec::script("c", "cat; echo cat has ended").with(|config| {
+            config.stdin = true;
+            config.stdin_once = once;
+        });
+        let (mut node, _, id) = start(spec).await;
+        // The daemon that takes the client up need not be the one that made the container.
+        node.restart().await;
+        let mut client = node
+            .crictl_command(&["attach", "-i", &id])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = client.stdin.take().unwrap();
+        stdin.write_all(b"hello\n").await.unwrap();
+        let mut stdout = client.stdout.take().unwrap();
+        let mut heard = [0; 6];
+        tokio::io::AsyncReadExt::read_exact(&mut stdout, &mut heard).await.unwrap();
+        assert_eq!(&heard, b"hello\n");
+        drop(stdin);
+        if once {
+            assert_eq!(node.wait_for_exit(&id).await.exit_code, 0);
+        } else {
+            client.kill().await.unwrap();
+            let said = attach(&node, "spdy", &id, b"", false);
+            let said = tokio::time::timeout(std::time::Duration::from_millis(500), said).await;
+            assert!(said.is_err(), "the container has ended: {said:?}");
+            assert_eq!(node.exec_ok(&id, "pidof cat | wc -w").await.trim(), "1");
+        }
+        node.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn ports_are_forwarded_over_both_transports_and_a_closed_one_is_named() {
+    let script = "while true; do echo answer | nc -l -p 8080 -w 5; done";
+    let (node, pod, _) = start(ContainerSpec::script("c", script)).await;
+    for transport in TRANSPORTS {
+        let port = crate::common::free_port();
+        let closed = crate::common::free_port();
+        let mut client = node
+            .crictl_command(&[
+                "port-forward",
+                "--transport",
+                transport,
+                &pod.id,
+                &format!("{port}:8080"),
+                &format!("{closed}:81"),
+            ])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let answer = crate::common::eventually("an answer through the forwarded port", || async {
+            let mut socket = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+            let mut text = String::new();
+            tokio::io::AsyncReadExt::read_to_string(&mut socket, &mut text).await.ok()?;
+            (!text.is_empty()).then_some(text)
+        });
+        assert_eq!(answer.await, "answer\n", "{transport}");
+        let mut socket = tokio::net::TcpStream::connect(("127.0.0.1", closed)).await.unwrap();
+        let mut text = String::new();
+        let _ = tokio::io::AsyncReadExt::read_to_string(&mut socket, &mut text).await;
+        assert_eq!(text, "");
+        let _ = client.start_kill();
+        let said = client.wait_with_output().await.unwrap();
+        let said =
+            String::from_utf8_lossy(&said.stderr).into_owned() + &String::from_utf8_lossy(&said.stdout);
+        assert!(said.contains("127.0.0.1:81: Connection refused"), "{transport}: {said}");
+    }
+    node.finish().await;
+}

@@ -194,3 +194,33 @@ async fn ports_are_forwarded_over_both_transports_and_a_closed_one_is_named() {
     }
     node.finish().await;
 }
+
+#[tokio::test]
+async fn a_terminal_is_one_and_takes_its_clients_size() {
+    let (node, _, id) = start(ContainerSpec::waiting("c")).await;
+    for transport in TRANSPORTS {
+        let inside =
+            "while [ \"$(stty size)\" = \"0 0\" ]; do sleep 0.1; done; stty size; tty; echo err >&2; exit 5";
+        let command =
+            node.crictl_command(&["exec", "--transport", transport, "-i", "-t", &id, "sh", "-c", inside]);
+        let words: Vec<_> = std::iter::once(command.as_std().get_program())
+            .chain(command.as_std().get_args())
+            .map(|word| format!("'{}'", word.to_string_lossy()))
+            .collect();
+        let script = format!("stty rows 33 cols 77; {}", words.join(" "));
+        let mut script = {
+            let mut script_command = tokio::process::Command::new("script");
+            script_command.args(["--quiet", "--return", "--command", &script, "/dev/null"]);
+            script_command
+        };
+        script.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let child = script.spawn().unwrap();
+        let said = tokio::time::timeout(std::time::Duration::from_secs(30), child.wait_with_output());
+        let said = said.await.expect("crictl exec -it hangs").unwrap();
+        let text = String::from_utf8_lossy(&said.stdout).into_owned();
+        assert!(text.contains("33 77\r\n"), "{transport}: {text}");
+        assert!(text.contains("/dev/pts/"), "{transport}: {text}");
+        assert!(text.contains("err\r\n") && text.contains("exit code 5"), "{transport}: {text}");
+    }
+    node.finish().await;
+}

@@ -11,6 +11,8 @@
 
 mod exec;
 mod forward;
+#[cfg(podd_fuzzing)]
+pub mod fuzzing;
 mod inbox;
 mod negotiate;
 mod pump;

@@ -24,6 +24,26 @@ pub use frame::{Reset, StreamId};
 pub use headers::Headers;
 pub use stream::{ReadHalf, Stream, WriteHalf};
 
+/// How many frames there are in bytes that come in pieces of a size; the pieces of one data frame count as one.
+#[cfg(podd_fuzzing)]
+pub(super) fn parse_all(bytes: &[u8], piece: usize) -> usize {
+    let (mut parser, mut input, mut found, mut open) =
+        (frame::Parser::new(), bytes::BytesMut::new(), 0, None);
+    for piece in bytes.chunks(piece) {
+        input.extend_from_slice(piece);
+        while let Ok(Some(frame)) = parser.next(&mut input) {
+            match frame {
+                frame::Frame::Data { id, fin, .. } => {
+                    found += usize::from(open != Some(id));
+                    open = Some(id).filter(|_| !fin);
+                }
+                _ => (found, open) = (found + 1, None),
+            }
+        }
+    }
+    found
+}
+
 /// A connection that cannot go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpdyError {

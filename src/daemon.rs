@@ -39,10 +39,7 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<Daemon> {
     let network = Network::open(&config.network).await.context("opening the network")?;
     let preload = config.images.preload_dir.clone();
     let pods = Pods::open(config, images.clone(), network).await?;
-    let address = pods.config().streaming.address;
-    let streaming = Streaming::start(Arc::clone(&pods), address).await;
-    let streaming =
-        streaming.with_context(|| format!("listening on {address}, the value of streaming.address"))?;
+    let streaming = Streaming::start(Arc::clone(&pods)).await.context("starting the streaming server")?;
     let mut background = JoinSet::new();
     if !preload.as_os_str().is_empty() {
         background.spawn(images.preload(preload));

@@ -11,11 +11,14 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
 
 use super::negotiate::{Offer, Refusal, Upgrade, negotiate};
 use super::session::Session;
+use super::tls::{Tls, TlsError};
 use super::tokens::{Tokens, TooMany};
 use super::websocket::{self, Channels, Direction, Encoding};
 use super::{exec, forward, spdy};
@@ -98,6 +101,23 @@ impl Promise {
     }
 }
 
+/// The server cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address is not there, or taken.
+    #[error("cannot listen on {address}, the value of streaming.address")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The files of TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
 /// The streaming server. Clones are the same one.
 #[derive(Clone)]
 pub struct Streaming {
@@ -108,17 +128,24 @@ struct Inner {
     pods: Arc<Pods>,
     tokens: Tokens<Promise>,
     address: SocketAddr,
+    tls: Option<Tls>,
     room: Arc<Semaphore>,
 }
 
 impl Streaming {
-    /// Listens on an address, and serves in the background.
-    pub async fn start(pods: Arc<Pods>, address: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
+    /// Listens where the configuration says, and serves in the background.
+    pub async fn start(pods: Arc<Pods>) -> Result<Self, StartError> {
+        let config = &pods.config().streaming;
+        let tls = Tls::open(config)?;
+        let address = config.address;
+        let failed = |source| StartError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
         let inner = Inner {
             pods,
             tokens: Tokens::new(),
-            address: listener.local_addr()?,
+            address,
+            tls,
             room: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
         };
         let server = Self { inner: Arc::new(inner) };
@@ -130,7 +157,8 @@ impl Streaming {
     pub fn promise(&self, promise: Promise) -> Result<String, TooMany> {
         let path = promise.path();
         let token = self.inner.tokens.issue(promise)?;
-        Ok(format!("http://{}/{path}/{token}", self.inner.address))
+        let scheme = if self.inner.tls.is_some() { "https" } else { "http" };
+        Ok(format!("{scheme}://{}/{path}/{token}", self.inner.address))
     }
 
     async fn accept(self, listener: TcpListener) {
@@ -153,9 +181,20 @@ impl Streaming {
         }
     }
 
-    /// One connection: its requests, and the session that it becomes.
+    /// One connection, with TLS or without.
     async fn serve(&self, socket: TcpStream) {
         let _ = socket.set_nodelay(true);
+        let Some(tls) = &self.inner.tls else { return self.requests(socket).await };
+        let handshake = TlsAcceptor::from(tls.settings()).accept(socket);
+        match tokio::time::timeout(REQUEST_PATIENCE, handshake).await {
+            Ok(Ok(socket)) => self.requests(socket).await,
+            Ok(Err(error)) => tracing::warn!(%error, "a TLS handshake of the streaming server failed"),
+            Err(_) => tracing::warn!("a client of the streaming server did not finish its TLS handshake"),
+        }
+    }
+
+    /// A connection's requests, and the session that it becomes.
+    async fn requests<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(&self, socket: T) {
         let (sessions, mut upgraded) = tokio::sync::mpsc::channel(1);
         let answer = service_fn(|request: Request<Incoming>| {
             let answer = self.answer(request);

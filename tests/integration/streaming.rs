@@ -224,3 +224,61 @@ async fn a_terminal_is_one_and_takes_its_clients_size() {
     }
     node.finish().await;
 }
+
+/// A certificate that signs itself, for localhost, with its key.
+fn certificate(dir: &std::path::Path) {
+    let mut openssl = std::process::Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
+    openssl.args([
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+        "-addext",
+        "subjectAltName=DNS:localhost,IP:127.0.0.1",
+    ]);
+    openssl.arg("-keyout").arg(dir.join("key.pem")).arg("-out").arg(dir.join("cert.pem"));
+    assert!(openssl.stderr(Stdio::null()).status().unwrap().success());
+}
+
+/// crictl wants a certificate of its own as well.
+fn tls_options(ca: &std::path::Path, cert: &std::path::Path, key: &std::path::Path) -> [String; 6] {
+    let path = |path: &std::path::Path| path.display().to_string();
+    ["--tls-ca".into(), path(ca), "--tls-cert".into(), path(cert), "--tls-key".into(), path(key)]
+}
+
+#[tokio::test]
+async fn tls_is_spoken_and_a_new_certificate_is_taken_without_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    certificate(dir.path());
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    let mut node = Node::start_with(&format!(
+        "streaming.tls_cert = \"{}\"\nstreaming.tls_key = \"{}\"\n",
+        cert.display(),
+        key.display()
+    ))
+    .await;
+    node.pull(&pushed_busybox().await.reference).await.unwrap();
+    let pod = node.run_pod(PodSpec::new(&node, "streaming")).await;
+    let id = node.run(&pod, ContainerSpec::waiting("c")).await;
+    let old = std::fs::read(&cert).unwrap();
+    for renewed in [false, true] {
+        if renewed {
+            certificate(dir.path());
+        }
+        for transport in TRANSPORTS {
+            let options = tls_options(&cert, &cert, &key);
+            let options: Vec<_> = options.iter().map(String::as_str).collect();
+            let said = exec(&node, transport, &options, &[&id, "echo", "secret"], b"").await;
+            let errors = String::from_utf8_lossy(&said.stderr).into_owned();
+            assert_eq!(String::from_utf8_lossy(&said.stdout), "secret\n", "{transport}: {errors}");
+        }
+    }
+    let stale = dir.path().join("old.pem");
+    std::fs::write(&stale, old).unwrap();
+    let options = tls_options(&stale, &cert, &key);
+    let options: Vec<_> = options.iter().map(String::as_str).collect();
+    let said = exec(&node, "spdy", &options, &[&id, "true"], b"").await;
+    assert!(!said.status.success(), "the old certificate is still shown");
+    node.finish().await;
+}

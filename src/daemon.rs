@@ -15,11 +15,13 @@ use podd::image::Images;
 use podd::network::Network;
 use podd::pod::Pods;
 use podd::runtime;
+use podd::streaming::Streaming;
 use tokio::task::JoinSet;
 
 /// A daemon that is ready to serve.
 pub(crate) struct Daemon {
     pods: Arc<Pods>,
+    streaming: Streaming,
     background: JoinSet<()>,
     _lock: File,
 }
@@ -37,6 +39,7 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<Daemon> {
     let network = Network::open(&config.network).await.context("opening the network")?;
     let preload = config.images.preload_dir.clone();
     let pods = Pods::open(config, images.clone(), network).await?;
+    let streaming = Streaming::start(Arc::clone(&pods)).await.context("starting the streaming server")?;
     let mut background = JoinSet::new();
     if !preload.as_os_str().is_empty() {
         background.spawn(images.preload(preload));
@@ -46,7 +49,7 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<Daemon> {
         let Err(error) = runtime::reap_orphans().await;
         tracing::error!("watching for orphans: {error}");
     });
-    Ok(Daemon { pods, background, _lock: lock })
+    Ok(Daemon { pods, streaming, background, _lock: lock })
 }
 
 /// Keeps a second daemon off the run directory. A file lock ends with its process, however that ends.
@@ -68,6 +71,11 @@ impl Daemon {
     /// What to serve.
     pub(crate) fn pods(&self) -> Arc<Pods> {
         Arc::clone(&self.pods)
+    }
+
+    /// Where exec, attach and port-forward are served.
+    pub(crate) fn streaming(&self) -> Streaming {
+        self.streaming.clone()
     }
 
     /// Ends what goes on in the background. Containers live on.

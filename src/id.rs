@@ -85,7 +85,8 @@ id!(
     ContainerId
 );
 
-fn random_hex() -> String {
+/// 64 hexadecimal digits that nobody can guess.
+pub fn random_hex() -> String {
     use std::fmt::Write;
     let mut bytes = [0u8; 32];
     let mut filled = 0;

@@ -5,7 +5,7 @@
 //!
 //! # The parts
 //!
-//! Calls go one way: [`cri`] (the edge) calls [`pod`] (the life of pods and containers), which calls the leaves [`image`],
+//! Calls go one way: [`cri`] (the edge), with [`streaming`] beside it, calls [`pod`] (the life of pods and containers), which calls the leaves [`image`],
 //! [`network`], [`runtime`], [`monitor`], [`spec`] and [`cgroup`]; all stand on [`record`] (state files), [`id`], [`config`] and
 //! [`sys`] (system calls, the only place with `unsafe`). [`api`] is generated from the CRI's protobuf file. No leaf knows of
 //! pods. What happens to a container of itself comes back up as an event.
@@ -50,6 +50,12 @@
 //! else sees it, runs `<runtime> create`, and stays: it has the container's output and waits for its end. After
 //! [`monitor::Monitor::commit`] the container no longer depends on the daemon. [`runtime::Runtime::start`] lets it go.
 //!
+//! # One exec
+//!
+//! [`streaming::Streaming::promise`] gives a URL for a request that passed the edge. When a client asks for it, the connection
+//! becomes one of [`streaming::spdy`] or [`streaming::websocket`], and its streams a [`streaming::Session`]; then
+//! [`pod::Pods::exec`] starts the command and bytes are carried between the two until the command has ended.
+//!
 //! # Tasks
 //!
 //! | task | lives | does |
@@ -89,4 +95,5 @@ pub mod pod;
 pub mod record;
 pub mod runtime;
 pub mod spec;
+pub mod streaming;
 pub mod sys;

@@ -126,7 +126,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
         // Not on this thread: it gets the orphans, and must have no children of its own making.
         let daemon = tokio::spawn(daemon::start(config)).await.context("starting")??;
         let ready = || daemon::notify("READY=1");
-        cri::serve(daemon.socket(), daemon.pods(), ready, shutdown).await?;
+        cri::serve(daemon.socket(), daemon.pods(), daemon.streaming(), ready, shutdown).await?;
         daemon.stop().await;
         Ok(())
     })

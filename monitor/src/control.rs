@@ -3,10 +3,12 @@
 //! A connection never holds the monitor up: reads do not wait, and a peer that does not take its answers is cut off.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use podd_monitor::protocol::{Frames, Report, Request, VERSION};
+
+use crate::sys::descriptor::send_descriptors;
 
 /// One connection. It is closed by dropping it.
 pub(crate) struct Connection {
@@ -35,6 +37,15 @@ impl Connection {
     /// Sends a report at once or not at all.
     pub(crate) fn send(&mut self, report: &Report) -> Result<(), Closed> {
         self.stream.write_all(&report.encode()).map_err(|_| Closed)
+    }
+
+    /// Sends a report with descriptors at once or not at all.
+    pub(crate) fn send_with(
+        &mut self,
+        report: &Report,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), Closed> {
+        send_descriptors(self.stream.as_fd(), &report.encode(), descriptors).map_err(|_| Closed)
     }
 
     /// Reads what has come. The requests in it are then given by [`Self::take`].

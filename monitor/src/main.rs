@@ -12,6 +12,7 @@ mod control;
 mod create;
 mod exit;
 mod failure;
+mod listeners;
 mod log;
 mod output;
 mod overlay;

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::listeners::Listeners;
 use crate::log::{Batch, Lines, LogFile, Stamp, Stream};
 use crate::sys::descriptor::{Poll, poll, readable_bytes};
 use crate::sys::memory::Buffer;
@@ -32,6 +33,7 @@ pub(crate) struct Output {
 struct Source {
     file: File,
     lines: Lines,
+    listeners: Listeners,
 }
 
 /// What a read brought.
@@ -56,10 +58,22 @@ impl Output {
     /// Sets what is read: pipes, or a terminal as the only stream.
     pub(crate) fn attach(&mut self, stdout: Option<OwnedFd>, stderr: Option<OwnedFd>) -> io::Result<()> {
         let source = |fd: Option<OwnedFd>, stream| -> io::Result<Option<Source>> {
-            fd.map(|fd| Ok(Source { file: File::from(fd), lines: Lines::new(stream)? })).transpose()
+            fd.map(|fd| {
+                Ok(Source {
+                    file: File::from(fd),
+                    lines: Lines::new(stream)?,
+                    listeners: Listeners::default(),
+                })
+            })
+            .transpose()
         };
         self.sources = [source(stdout, Stream::Stdout)?, source(stderr, Stream::Stderr)?];
         Ok(())
+    }
+
+    /// Lets someone listen to a stream, 0 or 1, from now on; `None` when there is no such stream (any more).
+    pub(crate) fn listen(&mut self, index: usize) -> io::Result<Option<OwnedFd>> {
+        self.sources[index].as_mut().map(|source| source.listeners.add()).transpose()
     }
 
     /// What to wait for.
@@ -132,6 +146,7 @@ impl Output {
         }
         self.swollen |= count > 4096;
         let (stamp, mut input) = (Stamp::now(), &self.buffer[..count]);
+        source.listeners.tell(input);
         while !input.is_empty() {
             let used = source.lines.feed(&stamp, input, &mut self.batch);
             input = &input[used..];

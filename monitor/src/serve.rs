@@ -164,11 +164,33 @@ impl Service {
     fn hear(&mut self, connection: &mut Connection) -> Result<(), Closed> {
         connection.receive()?;
         while let Some(request) = connection.take()? {
-            if let Some(report) = self.answer(&request) {
+            if let Request::Attach { stdin, stdout, stderr } = request {
+                self.attach(connection, stdin, [stdout, stderr])?;
+            } else if let Some(report) = self.answer(&request) {
                 connection.send(&report)?;
             }
         }
         Ok(())
+    }
+
+    /// Gives a visitor the other ends of the container's streams: its standard input or terminal, and pipes into which its
+    /// output goes from now on.
+    fn attach(&mut self, connection: &mut Connection, stdin: bool, outputs: [bool; 2]) -> Result<(), Closed> {
+        let input = self.terminal.as_ref().or(self.stdin.as_ref()).filter(|_| stdin);
+        let mut listen = |index: usize| match outputs[index] {
+            true => self.output.listen(index),
+            false => Ok(None),
+        };
+        let listening = listen(0).and_then(|stdout| Ok((stdout, listen(1)?)));
+        match listening {
+            Ok((stdout, stderr)) => {
+                let ends = [input, stdout.as_ref(), stderr.as_ref()];
+                let [stdin, stdout, stderr] = ends.map(|end| end.is_some());
+                let descriptors: Vec<_> = ends.into_iter().flatten().map(AsFd::as_fd).collect();
+                connection.send_with(&Report::Attached { stdin, stdout, stderr }, &descriptors)
+            }
+            Err(error) => connection.send(&Report::Refused(format!("attach: {error}"))),
+        }
     }
 
     fn answer(&mut self, request: &Request) -> Option<Report> {
@@ -190,7 +212,7 @@ impl Service {
                 Ok(())
             }
             Request::Settings(_) => Err("the container is created already".to_owned()),
-            Request::Attach | Request::Unknown(_) => Err("not supported by this monitor".to_owned()),
+            Request::Attach { .. } | Request::Unknown(_) => Err("not supported by this monitor".to_owned()),
         };
         Some(match result {
             Ok(()) => Report::Done,

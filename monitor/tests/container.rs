@@ -58,7 +58,7 @@ fn the_monitor_outlives_its_daemon_and_signals() {
         let stage = Stage::new(runtime, &Plan::script(script));
         let (mut monitor, pid) = stage.start();
         assert_eq!(
-            monitor.client.ask(&Request::Attach),
+            monitor.client.ask(&Request::Unknown(999)),
             Report::Refused("not supported by this monitor".into())
         );
         let process = monitor.process.id();

@@ -13,6 +13,12 @@ use super::read::Reader;
 pub struct StreamingConfig {
     /// Where it listens; port 0 takes any that is free.
     pub address: SocketAddr,
+    /// Its certificate, in PEM with those between it and the root; empty: no TLS.
+    pub tls_cert: PathBuf,
+    /// The certificate's key, in PEM.
+    pub tls_key: PathBuf,
+    /// Who signs the certificates that clients must show, in PEM; empty: they show none.
+    pub tls_client_ca: PathBuf,
 }
 
 /// The Prometheus endpoint.
@@ -31,18 +37,30 @@ pub struct NriConfig {
 
 impl StreamingConfig {
     pub(super) fn defaults() -> Self {
-        Self { address: ([127, 0, 0, 1], 0).into() }
+        let none = PathBuf::new;
+        let address = ([127, 0, 0, 1], 0).into();
+        Self { address, tls_cert: none(), tls_key: none(), tls_client_ca: none() }
     }
 
     pub(super) fn read(&mut self, reader: &mut Reader<'_>) {
         let mut address = Some(self.address);
         reader.address("address", &mut address);
         self.address = address.unwrap_or(self.address);
+        reader.optional_path("tls_cert", &mut self.tls_cert);
+        reader.optional_path("tls_key", &mut self.tls_key);
+        reader.optional_path("tls_client_ca", &mut self.tls_client_ca);
     }
 
     pub(super) fn render(&self, page: &mut Page) {
         page.section("streaming", "exec, attach and port-forward");
         page.key("address", print::text(&self.address.to_string()), "port 0: any that is free");
+        page.key("tls_cert", print::path(&self.tls_cert), "PEM, read anew when it changes; empty: no TLS");
+        page.key("tls_key", print::path(&self.tls_key), "PEM");
+        page.key(
+            "tls_client_ca",
+            print::path(&self.tls_client_ca),
+            "PEM: clients need certificates; empty: not",
+        );
     }
 }
 

@@ -139,6 +139,9 @@ fn check(config: &Config, problems: &mut Vec<Problem>) {
             problem("images.pinned", text);
         }
     }
+    if config.streaming.tls_cert.as_os_str().is_empty() != config.streaming.tls_key.as_os_str().is_empty() {
+        problem("streaming.tls_key", "tls_cert and tls_key need each other".to_owned());
+    }
     if config.network.plugin_dirs.is_empty() {
         problem("network.plugin_dirs", "an empty list: no plugin could be found".to_owned());
     }

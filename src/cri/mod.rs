@@ -14,6 +14,7 @@ mod pods;
 mod render;
 mod runtime;
 mod stream;
+mod streaming;
 mod validate;
 
 use std::future::Future;
@@ -28,6 +29,7 @@ use tonic::transport::Server;
 use crate::api::image_service_server::ImageServiceServer;
 use crate::api::runtime_service_server::RuntimeServiceServer;
 use crate::pod::Pods;
+use crate::streaming::Streaming;
 use authority::Tolerant;
 pub use listen::ListenError;
 use operations::Operations;
@@ -53,6 +55,7 @@ pub enum ServeError {
 #[derive(Clone)]
 struct Service {
     pods: Arc<Pods>,
+    streaming: Streaming,
     operations: Operations,
 }
 
@@ -60,11 +63,12 @@ struct Service {
 pub async fn serve(
     socket: &Path,
     pods: Arc<Pods>,
+    streaming: Streaming,
     ready: impl FnOnce(),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let listener = listen::bind(socket)?;
-    let service = Service { pods, operations: Operations::default() };
+    let service = Service { pods, streaming, operations: Operations::default() };
     let operations = service.operations.clone();
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<RuntimeServiceServer<Service>>().await;

@@ -54,6 +54,12 @@ impl Monitor {
     /// Greets a monitor on a new connection.
     pub(super) async fn greet(stream: UnixStream, deadline: Instant) -> Result<Self, MonitorError> {
         let mut wire = Wire::new(stream);
+        Self::exchange_greetings(&mut wire, deadline).await?;
+        Ok(Self::start(wire))
+    }
+
+    /// Says who we are, and hears with whom we speak.
+    pub(super) async fn exchange_greetings(wire: &mut Wire, deadline: Instant) -> Result<(), MonitorError> {
         let greeting = async {
             wire.send(&Request::Hello(VERSION)).await.map_err(|_| MonitorError::Ended("answer"))?;
             match wire.report().await? {
@@ -65,8 +71,7 @@ impl Monitor {
         };
         let patience = ANSWER_PATIENCE;
         let silent = |_| MonitorError::Silent { operation: "answer", patience };
-        timeout_at(deadline, greeting).await.map_err(silent)??;
-        Ok(Self::start(wire))
+        timeout_at(deadline, greeting).await.map_err(silent)?
     }
 
     /// Serves a connection on which the greetings are over.
@@ -159,6 +164,11 @@ impl Wire {
         Self { stream, frames: Frames::new(MAX_CONTROL_FRAME) }
     }
 
+    /// The socket itself, for whoever expects more than reports.
+    pub(super) fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
+
     pub(super) async fn send(&mut self, request: &Request) -> io::Result<()> {
         self.stream.write_all(&request.encode()).await
     }
@@ -215,7 +225,11 @@ async fn serve(mut wire: Wire, mut asked: mpsc::Receiver<Question>) -> Ended {
                     }
                 }
                 Ok(Some(Report::Warning(text))) => tracing::warn!(text, "a monitor warns"),
-                Ok(Some(Report::Hello(_) | Report::Created { .. } | Report::Failed { .. } | Report::Unknown(_))) => {}
+                Ok(Some(Report::Hello(_)
+                    | Report::Created { .. }
+                    | Report::Failed { .. }
+                    | Report::Attached { .. }
+                    | Report::Unknown(_))) => {}
                 Ok(None) => return Ended::Lost,
                 Err(error) => {
                     tracing::error!(error = &error as &dyn std::error::Error, "the connection to a monitor is closed");

@@ -105,7 +105,9 @@ async fn converse(stream: UnixStream, settings: &Settings) -> Result<Created, Mo
             }
             Some(Report::Failed { stage, text }) => return Err(MonitorError::Failed { stage, text }),
             Some(Report::Refused(text)) => return Err(MonitorError::Refused { operation: OPERATION, text }),
-            Some(other @ (Report::Done | Report::State { .. } | Report::Exited(_))) => {
+            Some(
+                other @ (Report::Done | Report::Attached { .. } | Report::State { .. } | Report::Exited(_)),
+            ) => {
                 return Err(MonitorError::Protocol(format!("{other:?} comes before the container")));
             }
             Some(Report::Unknown(_)) => {}

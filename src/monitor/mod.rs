@@ -13,6 +13,7 @@
 //!
 //! Invariant: while a [`Monitor`] handle or its clone exists its connection stays open, and one task reads from it.
 
+mod attach;
 mod connection;
 mod exit;
 mod gone;
@@ -30,6 +31,7 @@ use podd_monitor::protocol::{CONTROL_SOCKET, LOCK_FILE, ProtocolError, Stage};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 
+pub use attach::{Attached, attach};
 pub use connection::{Ended, InitState, Monitor};
 pub use exit::{ExitRecord, read_exit};
 pub use gone::gone;

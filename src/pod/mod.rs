@@ -57,6 +57,7 @@ use background::Unwanted;
 pub use container::{Container, ContainerFacts, ContainerName, ContainerRequest};
 use error::Stage;
 pub use error::{Cause, PodError, chain};
+pub use exec::Attachment;
 use index::Index;
 use names::Names;
 use paths::Paths;

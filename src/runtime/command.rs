@@ -1,6 +1,7 @@
 //! Running the binary: one child, its output bounded, its time limited, killed with the future that waits for it.
 
 use std::io;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -67,7 +68,7 @@ impl Runtime {
         options: &[&str],
         timeout: Duration,
     ) -> Result<Vec<u8>, RuntimeError> {
-        let mut command = self.command(operation);
+        let mut command = self.command(operation, None);
         command.args(options).args(Some(id).filter(|id| !id.is_empty()));
         self.answer(command, operation, id, timeout).await
     }
@@ -86,15 +87,20 @@ impl Runtime {
         signal: i32,
         options: &[&str],
     ) -> Result<Vec<u8>, RuntimeError> {
-        let mut command = self.command("kill");
+        let mut command = self.command("kill", None);
         command.args(options).arg(id).arg(signal.to_string());
         self.answer(command, "kill", id, super::TIMEOUT).await
     }
 
-    /// The binary with the words up to the operation, no input, output to us, in a process group of its own.
-    pub(super) fn command(&self, operation: &str) -> Command {
+    /// The binary with the words up to the operation, no input, output to us, in a process group of its own. Its own words
+    /// go to the file `log`, or to its error stream.
+    pub(super) fn command(&self, operation: &str, log: Option<&Path>) -> Command {
         let mut command = Command::new(&self.path);
-        command.args(&self.global()[1..]).args(["--log-format", "json", operation]);
+        command.args(&self.global()[1..]).args(["--log-format", "json"]);
+        if let Some(log) = log {
+            command.arg("--log").arg(log);
+        }
+        command.arg(operation);
         prepare(&mut command);
         command
     }

@@ -31,6 +31,7 @@ use tokio::process::Child;
 use super::command::{Capture, finish};
 use super::orphans::Expected;
 use super::{Kind, Runtime, RuntimeError};
+use crate::sys::console::Console;
 
 /// The most that is kept of each of a command's output streams (B12).
 const MAX_OUTPUT: usize = 16 << 20;
@@ -81,7 +82,7 @@ pub enum ExecError {
 }
 
 /// How the runtime's exec ended.
-enum End {
+pub(super) enum End {
     Exited(i32),
     NotStarted(ExitStatus),
 }
@@ -98,7 +99,8 @@ impl Runtime {
     ) -> Result<ExecOutput, ExecError> {
         let started = Instant::now();
         let name = process.args().as_ref().and_then(|args| args.first()).cloned().unwrap_or_default();
-        let mut session = self.begin(id, process, dir)?;
+        let mut session = self.begin(id, process, dir, None, None)?;
+        drop(session.child.stdin.take());
         let mut stdout = Capture::new(session.child.stdout.take(), MAX_OUTPUT);
         let mut stderr = Capture::new(session.child.stderr.take(), MAX_OUTPUT);
         let finished = finish(session.end(), &mut stdout, &mut stderr);
@@ -125,34 +127,45 @@ impl Runtime {
         }
     }
 
-    fn begin(&self, id: &str, process: &Process, dir: &Path) -> Result<Session, RuntimeError> {
+    /// Starts the runtime's exec. With `log` its own words go to that file and not to the error stream, with `console` the
+    /// command gets a terminal.
+    pub(super) fn begin(
+        &self,
+        id: &str,
+        process: &Process,
+        dir: &Path,
+        log: Option<&Path>,
+        console: Option<&Console>,
+    ) -> Result<Session, RuntimeError> {
         let files = Files::write(dir, process).map_err(|source| self.io("exec", id, source))?;
         let detached = self.kind == Kind::Runc && matches!(rustix::process::child_subreaper(), Ok(Some(_)));
-        let mut command = self.command("exec");
+        let mut command = self.command("exec", log);
         command.arg("--process").arg(&files.process).arg("--pid-file").arg(&files.pid);
+        if let Some(console) = console {
+            command.arg("--console-socket").arg(console.path());
+        }
         if detached {
             command.arg("--detach");
         }
         let expected = detached.then(Expected::new);
         // Not /dev/null: crun gives the command's user whatever its standard streams are, the host's device too. A pipe
         // whose other end is closed reads as empty just the same.
-        let mut child = self.spawn(command.arg(id).stdin(Stdio::piped()))?;
-        drop(child.stdin.take());
+        let child = self.spawn(command.arg(id).stdin(Stdio::piped()))?;
         Ok(Session { child, files, detached, expected, over: false })
     }
 }
 
 /// A runtime's exec and the command that it started.
-struct Session {
-    child: Child,
+pub(super) struct Session {
+    pub(super) child: Child,
     files: Files,
     detached: bool,
     expected: Option<Expected>,
-    over: bool,
+    pub(super) over: bool,
 }
 
 impl Session {
-    async fn end(&mut self) -> io::Result<End> {
+    pub(super) async fn end(&mut self) -> io::Result<End> {
         let status = self.child.wait().await?;
         Ok(match (status.code(), self.files.read_pid()) {
             (Some(0), Some(pid)) if self.detached => {
@@ -286,6 +299,12 @@ impl Stat {
     }
 }
 
+/// A name for the files of one exec.
+pub(super) fn unique_name() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("exec-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
 /// What the runtime reads and writes for one exec; removed when it is over.
 struct Files {
     process: PathBuf,
@@ -294,8 +313,7 @@ struct Files {
 
 impl Files {
     fn write(dir: &Path, process: &Process) -> io::Result<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("exec-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = unique_name();
         let files = Self { process: dir.join(format!("{name}.json")), pid: dir.join(format!("{name}.pid")) };
         // The environment is in it, and secrets may be in the environment.
         let mut file =

@@ -17,12 +17,14 @@ use crate::config::RuntimeConfig;
 
 mod command;
 mod exec;
+mod interactive;
 mod orphans;
 #[cfg(test)]
 mod tests;
 mod text;
 
 pub use exec::{ExecError, ExecOutput};
+pub use interactive::{Exec, ProcessIo, Wants};
 pub use orphans::{become_subreaper, reap_orphans};
 pub use text::readable as readable_error;
 

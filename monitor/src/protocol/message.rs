@@ -45,8 +45,16 @@ pub enum Request {
     },
     /// Close the container's standard input.
     CloseStdin,
-    /// Reserved for attach: refused by this version.
-    Attach,
+    /// Give the other ends of the container's streams; since version 1.1. On a connection of its own, because of what
+    /// comes with the answer.
+    Attach {
+        /// The write end of its standard input, or its terminal.
+        stdin: bool,
+        /// A pipe into which its standard output goes, or what its terminal shows.
+        stdout: bool,
+        /// A pipe into which its standard error goes.
+        stderr: bool,
+    },
     /// What a newer daemon may ask; refused.
     Unknown(u16),
 }
@@ -84,6 +92,15 @@ pub enum Report {
         start_time: u64,
         /// Whether the init is alive.
         alive: bool,
+    },
+    /// The answer to [`Request::Attach`]. For each that is there a descriptor comes with it (SCM_RIGHTS), in this order.
+    Attached {
+        /// Not where the container has no standard input, or it was closed.
+        stdin: bool,
+        /// Not where the stream has ended.
+        stdout: bool,
+        /// Not where the stream has ended, and never with a terminal.
+        stderr: bool,
     },
     /// The init has ended; the exit record is written and the monitor ends too.
     Exited(Exit),
@@ -195,6 +212,7 @@ mod kind {
     pub(super) const REFUSED: u16 = 68;
     pub(super) const STATE_IS: u16 = 69;
     pub(super) const EXITED: u16 = 70;
+    pub(super) const ATTACHED: u16 = 71;
 }
 
 impl Request {
@@ -208,7 +226,9 @@ impl Request {
             Self::State => Writer::new(kind::STATE).finish(),
             Self::Resize { width, height } => Writer::new(kind::RESIZE).u16(*width).u16(*height).finish(),
             Self::CloseStdin => Writer::new(kind::CLOSE_STDIN).finish(),
-            Self::Attach => Writer::new(kind::ATTACH).finish(),
+            Self::Attach { stdin, stdout, stderr } => {
+                flags(Writer::new(kind::ATTACH), [*stdin, *stdout, *stderr])
+            }
             Self::Unknown(kind) => Writer::new(*kind).finish(),
         }
     }
@@ -224,7 +244,10 @@ impl Request {
             kind::STATE => Self::State,
             kind::RESIZE => Self::Resize { width: reader.u16()?, height: reader.u16()? },
             kind::CLOSE_STDIN => Self::CloseStdin,
-            kind::ATTACH => Self::Attach,
+            kind::ATTACH => {
+                let [stdin, stdout, stderr] = read_flags(&mut reader)?;
+                Self::Attach { stdin, stdout, stderr }
+            }
             other => Self::Unknown(other),
         })
     }
@@ -254,6 +277,9 @@ impl Report {
                 .u8(u8::from(exit.oom_killed))
                 .u64(exit.finished_at.cast_unsigned())
                 .finish(),
+            Self::Attached { stdin, stdout, stderr } => {
+                flags(Writer::new(kind::ATTACHED), [*stdin, *stdout, *stderr])
+            }
             Self::Unknown(kind) => Writer::new(*kind).finish(),
         }
     }
@@ -273,6 +299,10 @@ impl Report {
             kind::STATE_IS => {
                 Self::State { pid: reader.u32()?, start_time: reader.u64()?, alive: reader.u8()? != 0 }
             }
+            kind::ATTACHED => {
+                let [stdin, stdout, stderr] = read_flags(&mut reader)?;
+                Self::Attached { stdin, stdout, stderr }
+            }
             kind::EXITED => Self::Exited(Exit {
                 pid: reader.u32()?,
                 exit_code: reader.u32()?.cast_signed(),
@@ -283,6 +313,14 @@ impl Report {
             other => Self::Unknown(other),
         })
     }
+}
+
+fn flags(writer: Writer, flags: [bool; 3]) -> Vec<u8> {
+    flags.into_iter().fold(writer, |writer, flag| writer.u8(u8::from(flag))).finish()
+}
+
+fn read_flags(reader: &mut Reader<'_>) -> Result<[bool; 3], ProtocolError> {
+    Ok([reader.u8()? != 0, reader.u8()? != 0, reader.u8()? != 0])
 }
 
 fn hello(version: Version) -> Vec<u8> {

@@ -8,7 +8,7 @@
 //!                      <-------------------  Created | Failed    Failed is the last word
 //!     Commit           ------------------->                      from here on the monitor needs no daemon
 //!     ReopenLog ...    ------------------->
-//!                      <-------------------  Done | Refused | State, one per request, in order
+//!                      <-------------------  Done | Refused | State | Attached, one per request, in order
 //!                      <-------------------  Exited              the last word
 //! ```
 //!
@@ -29,7 +29,7 @@ pub use message::{Exit, MAX_TEXT, Report, Request, Stage, Version};
 pub use settings::{Overlay, Settings};
 
 /// What this build speaks.
-pub const VERSION: Version = Version { major: 1, minor: 0 };
+pub const VERSION: Version = Version { major: 1, minor: 1 };
 
 /// The control socket's name in a container's state directory.
 pub const CONTROL_SOCKET: &str = "ctl";

@@ -59,7 +59,7 @@ fn requests() -> Vec<Request> {
         Request::State,
         Request::Resize { width: 80, height: 25 },
         Request::CloseStdin,
-        Request::Attach,
+        Request::Attach { stdin: true, stdout: false, stderr: true },
         Request::Unknown(12_345),
     ]
 }

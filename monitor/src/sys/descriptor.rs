@@ -37,6 +37,11 @@ impl Poll {
         Self::new(fd.as_raw_fd(), libc::POLLIN)
     }
 
+    /// Room to write, or the other side's end.
+    pub(crate) fn output(fd: &(impl AsRawFd + ?Sized)) -> Self {
+        Self::new(fd.as_raw_fd(), libc::POLLOUT)
+    }
+
     /// The other side's end only.
     pub(crate) fn hangup(fd: &(impl AsRawFd + ?Sized)) -> Self {
         Self::new(fd.as_raw_fd(), 0)
@@ -125,5 +130,57 @@ pub(crate) fn receive_descriptor(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> 
             Ok(unsafe { OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<RawFd>().read_unaligned()) })
         }
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the message carries no descriptor")),
+    }
+}
+
+/// The most descriptors that [`send_descriptors`] sends.
+const DESCRIPTORS_MAX: usize = 3;
+
+/// Sends bytes with descriptors over a unix socket, at once or not at all.
+pub(crate) fn send_descriptors(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    /// Room for one control message with that many descriptors, aligned as the kernel wants it.
+    #[repr(C, align(8))]
+    struct Control([u8; 64]);
+
+    let count = descriptors.len();
+    if count > DESCRIPTORS_MAX {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut control = Control([0; 64]);
+    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: msghdr is plain data for which all-zero bytes are valid.
+    let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    if count > 0 {
+        let length = count * size_of::<RawFd>();
+        message.msg_control = control.0.as_mut_ptr().cast();
+        // SAFETY: both are computations; three descriptors take 32 bytes of the 64.
+        let (space, head) = unsafe { (libc::CMSG_SPACE(length as u32), libc::CMSG_LEN(length as u32)) };
+        message.msg_controllen = space as _;
+        // SAFETY: the control buffer is aligned and holds the space that the header names, so that CMSG_FIRSTHDR gives
+        // a header within it, and CMSG_DATA room for the descriptors.
+        unsafe {
+            let header = libc::CMSG_FIRSTHDR(&raw const message);
+            (*header).cmsg_level = libc::SOL_SOCKET;
+            (*header).cmsg_type = libc::SCM_RIGHTS;
+            (*header).cmsg_len = head as _;
+            let data = libc::CMSG_DATA(header).cast::<RawFd>();
+            for (index, descriptor) in descriptors.iter().enumerate() {
+                data.add(index).write_unaligned(descriptor.as_raw_fd());
+            }
+        }
+    }
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    // SAFETY: the header points to buffers of the lengths that it names, which are read and outlive the call.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) };
+    match usize::try_from(sent) {
+        Ok(sent) if sent == bytes.len() => Ok(()),
+        Ok(_) => Err(io::ErrorKind::WriteZero.into()),
+        Err(_) => Err(io::Error::last_os_error()),
     }
 }

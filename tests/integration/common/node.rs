@@ -233,8 +233,8 @@ impl Node {
             .unwrap()
     }
 
-    /// Runs crictl against the node.
-    pub async fn crictl(&self, args: &[&str]) -> Output {
+    /// crictl against the node, still to be started; killed with its handle.
+    pub fn crictl_command(&self, args: &[&str]) -> tokio::process::Command {
         let socket = format!("unix://{}", self.names.socket().display());
         let config = self.names.dir().join("crictl.yaml");
         fs::write(&config, "timeout: 60\n").unwrap();
@@ -245,7 +245,13 @@ impl Node {
             "--image-endpoint",
             &socket,
         ]);
-        tokio::time::timeout(PATIENCE * 2, command.args(args).kill_on_drop(true).output())
+        command.args(args).kill_on_drop(true);
+        command
+    }
+
+    /// Runs crictl against the node.
+    pub async fn crictl(&self, args: &[&str]) -> Output {
+        tokio::time::timeout(PATIENCE * 2, self.crictl_command(args).output())
             .await
             .unwrap_or_else(|_| panic!("crictl {args:?} hangs"))
             .unwrap()

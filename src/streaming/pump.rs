@@ -1,0 +1,109 @@
+//! Between the streams of a session and the pipes, or the terminal, of a process.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use bytes::BytesMut;
+use rustix::termios::Winsize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio_util::sync::CancellationToken;
+
+use super::session::{Input, Output, Sizes, Streams};
+use crate::runtime::ProcessIo;
+
+/// How much is read from a process at once, in bytes; a pipe holds as much at its largest without privilege.
+const READ_SIZE: usize = 256 << 10;
+
+/// A process that has ended, and the streams on which there may be more to say.
+pub(super) struct Pumped<T> {
+    pub(super) end: T,
+    pub(super) stdout: Option<Output>,
+    pub(super) stderr: Option<Output>,
+}
+
+/// Carries bytes until the process has ended and all that it wrote has been carried. What a process that lives on behind it
+/// still holds open is not waited for. `after_input` is what follows the end of the client's bytes.
+pub(super) async fn pump<T>(
+    streams: Streams,
+    io: ProcessIo,
+    end: impl Future<Output = T>,
+    after_input: impl Future<Output = ()>,
+) -> Pumped<T> {
+    let over = CancellationToken::new();
+    let inwards = async {
+        let sizes = follow_sizes(streams.sizes, io.terminal.as_ref());
+        // A terminal has no end of input of its own: it stays as long as the session.
+        let stdin = async {
+            feed(streams.stdin, io.stdin, io.terminal.is_some()).await;
+            after_input.await;
+        };
+        tokio::join!(sizes, stdin);
+    };
+    let outwards = async {
+        let (stdout, stderr) =
+            (drain(io.stdout, streams.stdout, &over), drain(io.stderr, streams.stderr, &over));
+        tokio::join!(stdout, stderr)
+    };
+    let ended = async {
+        let end = end.await;
+        over.cancel();
+        end
+    };
+    let mut both = std::pin::pin!(async { tokio::join!(ended, outwards) });
+    let (mut inwards, mut fed) = (std::pin::pin!(inwards), false);
+    loop {
+        tokio::select! {
+            (end, (stdout, stderr)) = &mut both => return Pumped { end, stdout, stderr },
+            () = &mut inwards, if !fed => fed = true,
+        }
+    }
+}
+
+async fn follow_sizes(sizes: Option<Sizes>, terminal: Option<&OwnedFd>) {
+    let (Some(mut sizes), Some(terminal)) = (sizes, terminal) else { return };
+    while let Some(size) = sizes.next().await {
+        let size = Winsize { ws_row: size.height, ws_col: size.width, ws_xpixel: 0, ws_ypixel: 0 };
+        if let Err(error) = rustix::termios::tcsetwinsize(terminal, size) {
+            tracing::warn!(%error, "the terminal does not take its new size");
+        }
+    }
+}
+
+/// Gives the client's bytes to the process; their end is the end of its input.
+async fn feed(from: Option<Input>, to: Option<Sender>, keep_open: bool) {
+    let (Some(mut from), Some(mut to)) = (from, to) else { return };
+    while let Ok(Some(bytes)) = from.read().await {
+        if to.write_all(&bytes).await.is_err() {
+            // Nobody reads any more: what still comes has no taker.
+            return;
+        }
+    }
+    if keep_open {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Gives the process's bytes to the client until their end, or until the process has ended and no more are there. Without a
+/// stream they are thrown away. When the client has gone the pipe is closed, and a process that writes on is told by SIGPIPE.
+async fn drain(from: Option<Receiver>, mut to: Option<Output>, over: &CancellationToken) -> Option<Output> {
+    let Some(mut from) = from else { return to };
+    let mut buffer = BytesMut::new();
+    loop {
+        buffer.reserve(READ_SIZE);
+        let read = tokio::select! {
+            biased;
+            read = from.read_buf(&mut buffer) => read,
+            () = over.cancelled() => match from.try_read_buf(&mut buffer) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+                other => other,
+            },
+        };
+        // A terminal whose last process has gone gives EIO.
+        let (Ok(1..), bytes) = (read, buffer.split().freeze()) else { return to };
+        if let Some(output) = &mut to {
+            output.write(bytes).await.ok()?;
+        }
+    }
+}

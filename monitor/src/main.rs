@@ -12,6 +12,7 @@ mod control;
 mod create;
 mod exit;
 mod failure;
+mod furnish;
 mod log;
 mod output;
 mod overlay;
@@ -21,6 +22,7 @@ mod run;
 mod serve;
 mod stdio;
 mod sys;
+mod volumes;
 mod words;
 
 use std::env;

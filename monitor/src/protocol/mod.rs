@@ -29,7 +29,7 @@ pub use message::{Exit, MAX_TEXT, Report, Request, Stage, Version};
 pub use settings::{Overlay, Settings};
 
 /// What this build speaks.
-pub const VERSION: Version = Version { major: 1, minor: 0 };
+pub const VERSION: Version = Version { major: 1, minor: 1 };
 
 /// The control socket's name in a container's state directory.
 pub const CONTROL_SOCKET: &str = "ctl";
@@ -42,6 +42,9 @@ pub const CONSOLE_SOCKET: &str = "@console-socket@";
 
 /// The directory below [`Settings::mount_point`] on which the root filesystem is mounted.
 pub const ROOTFS: &str = "rootfs";
+
+/// The directory below [`Settings::mount_point`] that has a directory for each of [`Settings::volumes`].
+pub const VOLUMES: &str = "volumes";
 
 /// A frame or message that breaks the format.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -84,6 +84,34 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A text with a form of its own.
+    pub(super) fn parsed<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+        target: &mut T,
+    ) {
+        match self.text(key).map(|text| parse(&text)) {
+            Some(Ok(value)) => *target = value,
+            Some(Err(text)) => self.problem(key, text),
+            None => {}
+        }
+    }
+
+    /// A list of such texts.
+    pub(super) fn each_parsed<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+        target: &mut Vec<T>,
+    ) {
+        let Some(texts) = self.list(key) else { return };
+        match texts.iter().map(|text| parse(text)).collect() {
+            Ok(values) => *target = values,
+            Err(text) => self.problem(key, text),
+        }
+    }
+
     /// One of a closed set of words.
     pub(super) fn word<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)], target: &mut T) {
         let Some(text) = self.text(key) else { return };

@@ -188,12 +188,6 @@ impl Images {
         self.store.prepare_rootfs(image, container)
     }
 
-    /// What to mount for an image volume of a container whose root filesystem has been prepared: the lower directories of a
-    /// read-only overlay, topmost first. The container keeps the image's layers for as long as it is there.
-    pub fn mount_source(&self, image: &Image, container: &ContainerId) -> Result<Vec<PathBuf>, StoreError> {
-        self.store.mount_source(image, container)
-    }
-
     /// Discards a container's writable layer; one that is not there is a success.
     pub fn remove_rootfs(&self, container: &ContainerId) -> Result<(), StoreError> {
         self.store.remove_rootfs(container)

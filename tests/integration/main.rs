@@ -16,6 +16,7 @@ mod config_cli;
 mod containers;
 mod containers_life;
 mod crictl;
+mod image_volumes;
 mod images;
 mod images_adopt;
 mod images_archive;

@@ -63,12 +63,18 @@ impl Sources {
     }
 }
 
+/// Links of /proc, such as a subPath that the kubelet names by its descriptor, may lead where their text does not: that has
+/// no name on the host any more, or another one, and only what has one can be mounted into another mount namespace.
 fn resolve(host_path: &Path) -> io::Result<PathBuf> {
+    let nameless = || {
+        let why = "it leads to something that has no path on the host, or another one than it says";
+        io::Error::new(io::ErrorKind::InvalidInput, why)
+    };
     match fs::canonicalize(host_path) {
         Ok(path) if is_same(&path, host_path) => Ok(path),
-        Ok(_) => as_given(host_path),
+        Ok(_) => Err(nameless()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => match fs::metadata(host_path) {
-            Ok(_) => as_given(host_path),
+            Ok(_) => Err(nameless()),
             Err(_) => make(host_path),
         },
         Err(e) => Err(e),
@@ -78,15 +84,6 @@ fn resolve(host_path: &Path) -> io::Result<PathBuf> {
 fn is_same(one: &Path, other: &Path) -> bool {
     let identity = |path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
     matches!((identity(one), identity(other)), (Ok(one), Ok(other)) if one == other)
-}
-
-/// Links of /proc to descriptors and roots lead where their text does not: such a path is left to the kernel.
-fn as_given(host_path: &Path) -> io::Result<PathBuf> {
-    if ["/proc/self", "/proc/thread-self"].iter().any(|own| host_path.starts_with(own)) {
-        let why = "it means something else to each process; write the process's ID instead of self";
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-    }
-    Ok(host_path.to_owned())
 }
 
 /// A link that leads nowhere is left alone: whoever made it did not mean a directory of ours at its end.
@@ -181,17 +178,15 @@ mod tests {
     }
 
     #[test]
-    fn a_descriptor_of_a_process_stays_what_it_is_when_its_file_has_lost_its_name() {
+    fn a_descriptor_of_a_process_is_what_it_has_open_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         let file = fs::File::create(&path).unwrap();
-        let of = |process: &str| PathBuf::from(format!("/proc/{process}/fd/{}", file.as_raw_fd()));
-        let by_id = of(&std::process::id().to_string());
-        assert_eq!(resolve(&by_id).unwrap(), fs::canonicalize(&path).unwrap());
+        let link = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()));
+        assert_eq!(resolve(&link).unwrap(), fs::canonicalize(&path).unwrap());
         fs::remove_file(&path).unwrap();
-        assert_eq!(resolve(&by_id).unwrap(), by_id);
+        assert!(resolve(&link).unwrap_err().to_string().contains("no path on the host"));
         fs::write(format!("{} (deleted)", path.display()), "another").unwrap();
-        assert_eq!(resolve(&by_id).unwrap(), by_id);
-        assert!(resolve(&of("self")).unwrap_err().to_string().contains("the process's ID"));
+        assert!(resolve(&link).unwrap_err().to_string().contains("no path on the host"));
     }
 }

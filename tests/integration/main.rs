@@ -28,6 +28,7 @@ mod images_preload;
 mod images_progress;
 mod images_registries;
 mod images_store;
+mod mounts;
 mod pods;
 mod pods_network;
 mod pods_pids;

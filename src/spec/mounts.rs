@@ -131,7 +131,8 @@ fn client_mount(
     Ok((mount(destination, "bind", &source.path, &["rbind", option, access]), needs))
 }
 
-/// A volume that is an image: read-only, and none of its files is a program or a device (KEP-4639).
+/// A volume that is an image: read-only, and none of its files is a program or a device (KEP-4639). Nothing is mounted
+/// below it, so it is read-only recursively as well.
 fn image_volume(
     asked: &api::Mount,
     destination: PathBuf,

@@ -3,6 +3,7 @@
 use std::fs;
 
 use podd::api;
+use serde_json::json;
 use tonic::{Code, Status};
 
 use crate::common::image::{ImageBuilder, pushed_busybox};
@@ -170,6 +171,26 @@ async fn b27_an_image_volume_that_is_writable_shared_or_absent_is_refused() {
         let expected = format!("ImageVolumeMountFailed: config.mounts[0].{field}: ");
         assert!(refused.message().starts_with(&expected), "{refused:?}");
     }
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn an_image_that_the_pods_policy_rejects_is_no_volume_either() {
+    let mut node = Node::start().await;
+    let model = pulled(&mut node, &model()).await;
+    let repository = model.reference.rsplit_once(':').unwrap().0;
+    let policy = json!({
+        "default": [{ "type": "insecureAcceptAnything" }],
+        "transports": { "docker": { repository: [{ "type": "reject" }] } },
+    });
+    fs::create_dir(node.names.dir().join("policies")).unwrap();
+    fs::write(node.names.dir().join("policies/tests.json"), policy.to_string()).unwrap();
+    let pod = node.run_pod(PodSpec::new(&node, "pod")).await;
+    node.create(&pod, ContainerSpec::waiting("plain")).await;
+    let refused = refusal(&mut node, &pod, model.at("/model", "")).await;
+    assert_eq!(refused.code(), Code::Unknown);
+    assert!(refused.message().starts_with("SignatureValidationFailed: "), "{refused:?}");
+    assert!(refused.message().contains("/policies/tests.json"), "{refused:?}");
     node.finish().await;
 }
 

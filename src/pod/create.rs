@@ -90,10 +90,8 @@ impl Pods {
             });
         }
         let (image, lease) = self.image_of(&request.config)?;
-        let asked = request.config.image.clone().unwrap_or_default();
-        self.verify_image(&pod, &asked, &image).await?;
-        let volumes = self.image_volumes(&pod, &request.config).await?;
-        let draft = self.draft(&pod, name, request.config, image, volumes).await?;
+        self.verify_image(&pod, request.config.image.as_ref(), &image).await?;
+        let draft = self.draft(&pod, name, request.config, image).await?;
         let id = draft.facts.id.clone();
         let stage = Stage::begin("recording the intent", &draft.facts.name);
         if let Err(error) = stage.check(self.write_container(&draft.facts, ContainerStage::Unsettled)) {
@@ -145,13 +143,13 @@ impl Pods {
     pub(super) async fn verify_image(
         &self,
         pod: &Pod,
-        spec: &api::ImageSpec,
+        spec: Option<&api::ImageSpec>,
         image: &Arc<Image>,
     ) -> Result<(), PodError> {
-        let asked = match spec.user_specified_image.as_str() {
+        let asked = spec.map_or("", |spec| match spec.user_specified_image.as_str() {
             "" => &spec.image,
             written => written,
-        };
+        });
         let namespace = pod.facts.config.metadata.as_ref().map_or("", |pod| pod.namespace.as_str());
         let stage = Stage::begin("verifying the image", &image.id);
         stage.check(self.images.verify(image, asked, namespace).await)
@@ -164,10 +162,10 @@ impl Pods {
         name: ContainerName,
         config: ContainerConfig,
         image: Arc<Image>,
-        volumes: Vec<ImageVolume>,
     ) -> Result<Draft<'a>, PodError> {
         let runtime = self.runtime(&pod.facts.handler).await?;
         let user = self.user_of(&name, &config, &image)?;
+        let volumes = self.image_volumes(pod, &config).await?;
         let id = ContainerId::generate();
         let (stop_signal, cri_stop_signal) = signal::to_stop(&config, &image.config)?;
         let facts = ContainerFacts {
@@ -259,9 +257,7 @@ impl Pods {
             let stage = Stage::begin("listing the host's devices", &facts.name);
             host.devices = stage.check(observe::host_devices())?;
         }
-        let handler = self.config.runtimes.get(&facts.runtime);
-        let allowed = handler.map(|handler| handler.allowed_annotations.as_slice()).unwrap_or_default();
-        let annotations = spec::annotations::allowed(&pod.facts.config, &facts.config, allowed);
+        let annotations = self.allowed_annotations(pod, facts);
         let input = SpecInput {
             config: &facts.config,
             pod: &pod.facts.config,
@@ -289,6 +285,13 @@ impl Pods {
                 PodError::invalid(format!("config.{field}"), why.clone())
             }
         })
+    }
+
+    /// Those of the pod's and the container's annotations that are heard.
+    fn allowed_annotations(&self, pod: &Pod, facts: &ContainerFacts) -> BTreeMap<String, String> {
+        let handler = self.config.runtimes.get(&facts.runtime);
+        let allowed = handler.map(|handler| handler.allowed_annotations.as_slice()).unwrap_or_default();
+        spec::annotations::allowed(&pod.facts.config, &facts.config, allowed)
     }
 
     fn monitor_settings(&self, draft: &Draft<'_>, rootfs: RootFs) -> Settings {

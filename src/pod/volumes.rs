@@ -43,7 +43,7 @@ impl Pods {
         for (place, mount) in config.mounts.iter().enumerate() {
             if let Some(spec) = &mount.image {
                 let volume = self.image_volume(place, mount, spec)?;
-                self.verify_image(pod, spec, &volume.image).await?;
+                self.verify_image(pod, Some(spec), &volume.image).await?;
                 volumes.push(volume);
             }
         }
@@ -113,7 +113,9 @@ impl Pods {
         let mut mounts = self.config.mounts.of_every_container();
         for mount in &mut mounts {
             let stage = Stage::begin("looking at the default mount", &mount.source.display());
-            mount.source = stage.check(fs::canonicalize(&mount.source))?;
+            let found = fs::canonicalize(&mount.source);
+            mount.source =
+                stage.check(found.map_err(|e| format!("{e}; it is named in [mounts] of podd.toml")))?;
         }
         Ok(mounts)
     }
@@ -133,31 +135,30 @@ impl Pods {
     /// other words. Only asked for when it has refused.
     pub(super) fn impossible_mount(&self, draft: &Draft<'_>) -> Option<PodError> {
         let mounts = &draft.facts.config.mounts;
-        let is_below_another = |path: &Path| {
-            mounts
-                .iter()
-                .map(|mount| Path::new(&mount.container_path))
-                .any(|at| path != at && path.starts_with(at))
+        let mut own = ["/dev", "/proc", "/sys"].map(Path::new).to_vec();
+        own.extend(mounts.iter().map(|mount| Path::new(&mount.container_path)));
+        mounts.iter().enumerate().find_map(|(place, mount)| {
+            let at = Path::new(&mount.container_path);
+            // Below another mount the container does not see the image.
+            let is_hidden = own.iter().any(|other| at != *other && at.starts_with(other));
+            let text = if is_hidden { None } else { self.mismatch(draft, place, mount) };
+            text.map(|text| PodError::invalid(format!("config.mounts[{place}].container_path"), text))
+        })
+    }
+
+    /// What keeps a mount from its place in the image, if anything does.
+    fn mismatch(&self, draft: &Draft<'_>, place: usize, mount: &api::Mount) -> Option<String> {
+        let (source, is_directory) = match draft.volumes.iter().find(|volume| volume.place == place) {
+            Some(volume) => (volume.image.id.to_string(), volume.kind == FileKind::Directory),
+            None => (mount.host_path.clone(), fs::metadata(&mount.host_path).ok()?.is_dir()),
         };
-        mounts.iter().enumerate().filter(|(_, m)| !is_below_another(Path::new(&m.container_path))).find_map(
-            |(n, mount)| {
-                let (source, is_directory) = match draft.volumes.iter().find(|volume| volume.place == n) {
-                    Some(volume) => (volume.image.id.to_string(), volume.kind == FileKind::Directory),
-                    None => (mount.host_path.clone(), fs::metadata(&mount.host_path).ok()?.is_dir()),
-                };
-                let at = self.images.look_up(&draft.image, Path::new(&mount.container_path)).ok()??.1;
-                let (one, other) = match (is_directory, at) {
-                    (true, FileKind::File | FileKind::Other) => ("a file", "a directory"),
-                    (false, FileKind::Directory) => ("a directory", "a file"),
-                    (true, FileKind::Directory) | (false, FileKind::File | FileKind::Other) => return None,
-                };
-                let text = format!(
-                    "{:?} is {one} in the image, and {source} is {other}, which cannot be mounted on it",
-                    mount.container_path
-                );
-                Some(PodError::invalid(format!("config.mounts[{n}].container_path"), text))
-            },
-        )
+        let at = &mount.container_path;
+        let (one, other) = match (is_directory, self.images.look_up(&draft.image, Path::new(at)).ok()??.1) {
+            (true, FileKind::File | FileKind::Other) => ("a file", "a directory"),
+            (false, FileKind::Directory) => ("a directory", "a file"),
+            (true, FileKind::Directory) | (false, FileKind::File | FileKind::Other) => return None,
+        };
+        Some(format!("{at:?} is {one} in the image, and {source} is {other}, which cannot be mounted on it"))
     }
 }
 

@@ -106,9 +106,6 @@ const DEFAULT_CREATE_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Settings {
     pub(super) fn encode(&self, writer: Writer) -> Writer {
-        let paths = |tag, paths: &[PathBuf], writer| {
-            paths.iter().fold(writer, |writer, path| record(writer, tag, path.as_os_str().as_bytes()))
-        };
         let words = |tag, words: &[OsString], writer| {
             words.iter().fold(writer, |writer, word| record(writer, tag, word.as_bytes()))
         };
@@ -137,7 +134,11 @@ impl Settings {
         let writer = flag(tag::STDIN, self.stdin, writer);
         let writer = path(tag::LOG_PATH, &self.log_path, writer);
         let writer = path(tag::EXIT_FILE, &self.exit_file, writer);
-        let writer = path(tag::OOM_FILE, &self.oom_file, writer);
+        self.encode_tree(path(tag::OOM_FILE, &self.oom_file, writer))
+    }
+
+    /// What is mounted beside the root filesystem, and made in it.
+    fn encode_tree(&self, writer: Writer) -> Writer {
         let writer = self
             .volumes
             .iter()
@@ -214,6 +215,10 @@ impl Settings {
             None => Ok(self),
         }
     }
+}
+
+fn paths(tag: u16, paths: &[PathBuf], writer: Writer) -> Writer {
+    paths.iter().fold(writer, |writer, path| record(writer, tag, path.as_os_str().as_bytes()))
 }
 
 fn record(writer: Writer, tag: u16, value: &[u8]) -> Writer {

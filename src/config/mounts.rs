@@ -1,6 +1,7 @@
 //! `[mounts]`: what containers see besides what their pods ask for.
 
 use std::path::{Component, Path, PathBuf};
+use std::str::FromStr;
 
 use serde::Serialize;
 
@@ -68,8 +69,8 @@ impl MountsConfig {
     }
 
     pub(super) fn read(&mut self, reader: &mut Reader<'_>) {
-        reader.parsed("timezone", Timezone::parse, &mut self.timezone);
-        reader.each_parsed("default_mounts", HostMount::parse, &mut self.default_mounts);
+        reader.value("timezone", &mut self.timezone);
+        reader.parsed("default_mounts", &mut self.default_mounts);
         reader.word("image_volumes", &IMAGE_VOLUMES, &mut self.image_volumes);
     }
 
@@ -90,8 +91,10 @@ impl MountsConfig {
     }
 }
 
-impl HostMount {
-    fn parse(text: &str) -> Result<Self, String> {
+impl FromStr for HostMount {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
         let parts: Vec<_> = text.split(':').collect();
         let (source, destination, readonly) = match parts[..] {
             [source, destination] => (source, destination, false),
@@ -106,7 +109,9 @@ impl HostMount {
             None => Ok(Self { source: source.into(), destination: destination.into(), readonly }),
         }
     }
+}
 
+impl HostMount {
     fn text(&self) -> String {
         let access = if self.readonly { ":ro" } else { "" };
         format!("{}:{}{access}", self.source.display(), self.destination.display())
@@ -118,8 +123,10 @@ fn is_plain(path: &str) -> bool {
     path.starts_with('/') && !path.contains('\0') && Path::new(path).components().all(plain)
 }
 
-impl Timezone {
-    fn parse(text: &str) -> Result<Self, String> {
+impl FromStr for Timezone {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "" => Ok(Self::Image),
             LOCAL => Ok(Self::Local),
@@ -134,7 +141,9 @@ impl Timezone {
             )),
         }
     }
+}
 
+impl Timezone {
     fn name(&self) -> &str {
         match self {
             Self::Image => "",
@@ -160,16 +169,16 @@ mod tests {
     #[test]
     fn default_mounts_are_two_plain_paths_and_perhaps_ro() {
         for text in ["/a:/b", "/a/b:/c:ro"] {
-            assert_eq!(HostMount::parse(text).unwrap().text(), text);
+            assert_eq!(text.parse::<HostMount>().unwrap().text(), text);
         }
         for text in ["/a", "a:/b", "/a:b", "/a:/b:rw", "/a:/b/../c", "/a:/", "", ":", "/a:/b:ro:ro"] {
-            assert!(HostMount::parse(text).unwrap_err().contains(&format!("{text:?}")), "{text}");
+            assert!(text.parse::<HostMount>().unwrap_err().contains(&format!("{text:?}")), "{text}");
         }
     }
 
     #[test]
     fn a_zone_is_one_that_the_node_knows() {
-        let of = |text: &str| Timezone::parse(text).map(|zone| zone.file());
+        let of = |text: &str| text.parse::<Timezone>().map(|zone| zone.file());
         assert_eq!(of(""), Ok(None));
         assert_eq!(of("Local"), Ok(Some("/etc/localtime".into())));
         for text in ["Europe/Nowhere", "../../../etc/passwd", "/etc/passwd", "Europe"] {

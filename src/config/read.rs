@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use toml::{Table, Value};
 
@@ -77,6 +78,15 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A text that stands for a value.
+    pub(super) fn value<T: FromStr<Err = String>>(&mut self, key: &'static str, target: &mut T) {
+        match self.text(key).map(|text| text.parse()) {
+            Some(Ok(value)) => *target = value,
+            Some(Err(why)) => self.problem(key, why),
+            None => {}
+        }
+    }
+
     /// A list of texts.
     pub(super) fn strings(&mut self, key: &'static str, target: &mut Vec<String>) {
         if let Some(texts) = self.list(key) {
@@ -84,31 +94,15 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A text with a form of its own.
-    pub(super) fn parsed<T>(
-        &mut self,
-        key: &'static str,
-        parse: impl Fn(&str) -> Result<T, String>,
-        target: &mut T,
-    ) {
-        match self.text(key).map(|text| parse(&text)) {
-            Some(Ok(value)) => *target = value,
-            Some(Err(text)) => self.problem(key, text),
-            None => {}
-        }
-    }
-
-    /// A list of such texts.
-    pub(super) fn each_parsed<T>(
-        &mut self,
-        key: &'static str,
-        parse: impl Fn(&str) -> Result<T, String>,
-        target: &mut Vec<T>,
-    ) {
+    /// A list of texts, each of which stands for a value.
+    pub(super) fn parsed<T: FromStr<Err = String>>(&mut self, key: &'static str, target: &mut Vec<T>) {
         let Some(texts) = self.list(key) else { return };
-        match texts.iter().map(|text| parse(text)).collect() {
-            Ok(values) => *target = values,
-            Err(text) => self.problem(key, text),
+        target.clear();
+        for text in texts {
+            match text.parse() {
+                Ok(value) => target.push(value),
+                Err(why) => self.problem(key, why),
+            }
         }
     }
 

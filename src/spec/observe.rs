@@ -1,6 +1,6 @@
 //! What [`build`](super::build) has to know of the host: the data, and the functions that gather it.
 //!
-//! With `sources.rs`, which finds the sources of volumes, the one file of the module that looks at the system.
+//! This file and `sources.rs`, which finds the sources of volumes, are the ones of the module that look at the system.
 
 use std::fs;
 use std::io;

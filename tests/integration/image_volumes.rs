@@ -1,6 +1,7 @@
 //! Images as volumes (KEP-4639): what a container sees of them, what is refused, and how long they are kept.
 
 use std::fs;
+use std::time::Duration;
 
 use podd::api;
 use serde_json::json;
@@ -234,6 +235,35 @@ async fn an_image_volume_outlives_the_removal_of_its_image_and_the_daemon() {
         (!layers.iter().any(|path| path.ends_with("own"))).then_some(())
     })
     .await;
+    node.finish().await;
+}
+
+/// What is left of a create that was cut off is undone at the start, or is a whole container; the end of the test finds the rest.
+#[tokio::test]
+async fn a_daemon_that_is_killed_while_it_mounts_an_image_leaves_nothing_behind() {
+    let mut node = Node::start().await;
+    let model = pulled(&mut node, &model()).await;
+    let pod = node.run_pod(PodSpec::new(&node, "pod")).await;
+    node.create(&pod, waiting("warm", vec![model.at("/model", "")])).await;
+    for millis in [1, 3, 6, 10, 15, 25] {
+        let spec = waiting(&format!("after-{millis}"), vec![model.at("/model", "weights")]);
+        let create = node.try_create(&pod, spec);
+        let _ = tokio::time::timeout(Duration::from_millis(millis), create).await;
+        node.restart().await;
+    }
+    let image = Some(api::ImageSpec { image: model.id.clone(), ..Default::default() });
+    node.image.remove_image(api::RemoveImageRequest { image }).await.unwrap();
+    for container in node
+        .runtime
+        .list_containers(api::ListContainersRequest::default())
+        .await
+        .unwrap()
+        .into_inner()
+        .containers
+    {
+        node.start_container(&container.id).await.unwrap();
+        assert!(node.exec_ok(&container.id, "ls -R /model").await.contains("one"), "{container:?}");
+    }
     node.finish().await;
 }
 

@@ -13,10 +13,12 @@ use std::process::{Command, Stdio, exit};
 use podd_monitor::protocol::{CONSOLE_SOCKET, MAX_TEXT, ROOTFS, Settings, Stage};
 
 use crate::failure::{Described, Failure, Staged};
+use crate::furnish::furnish;
 use crate::overlay::mount_overlay;
 use crate::stdio::ChildStreams;
 use crate::sys::mount::{mount, unshare_mounts};
 use crate::sys::process::{Fork, die_with_parent, fork, reset_signals};
+use crate::volumes::mount_volumes;
 
 const OOM_SCORE_ADJ: &str = "/proc/self/oom_score_adj";
 
@@ -112,7 +114,9 @@ fn mount_root(settings: &Settings) -> Result<(), Failure> {
         .create(&target)
         .described(format_args!("make {}", target.display()))
         .at(Stage::Namespace)?;
-    mount_overlay(&settings.overlay, &target).at(Stage::Overlay)
+    mount_overlay(&settings.overlay, &target).at(Stage::Overlay)?;
+    furnish(&target, &settings.directories, &settings.links).at(Stage::Overlay)?;
+    mount_volumes(&settings.volumes, mount_point).at(Stage::Volume)
 }
 
 fn restore_oom_score(score: Option<&str>) {

@@ -12,6 +12,7 @@ mod control;
 mod create;
 mod exit;
 mod failure;
+mod furnish;
 mod listeners;
 mod log;
 mod output;
@@ -22,6 +23,7 @@ mod run;
 mod serve;
 mod stdio;
 mod sys;
+mod volumes;
 mod words;
 
 use std::env;

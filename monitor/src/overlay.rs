@@ -47,7 +47,8 @@ fn mount_by_context(overlay: &Overlay, target: &Path) -> Result<Attempt, String>
             set => set.map_err(|e| format!("add layer {}: {}", layer.display(), explain(e)))?,
         }
     }
-    for (key, path) in [("upperdir", &overlay.upper), ("workdir", &overlay.work)] {
+    let writable = [("upperdir", &overlay.upper), ("workdir", &overlay.work)];
+    for (key, path) in writable.into_iter().filter(|(_, path)| !path.as_os_str().is_empty()) {
         let set = context.set(key, Some(&value(path, &mut open)?));
         set.map_err(|e| format!("set {key} {}: {}", path.display(), explain(e)))?;
     }
@@ -91,8 +92,11 @@ fn mount_by_numbers(overlay: &Overlay, target: &Path) -> Result<(), String> {
         Ok(number)
     };
     let lower = overlay.lower.iter().map(&mut number).collect::<Result<Vec<_>, _>>()?.join(":");
-    let (upper, work) = (number(&overlay.upper)?, number(&overlay.work)?);
-    let mut options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+    let mut options = format!("lowerdir={lower}");
+    if !overlay.upper.as_os_str().is_empty() {
+        let (upper, work) = (number(&overlay.upper)?, number(&overlay.work)?);
+        options.push_str(&format!(",upperdir={upper},workdir={work}"));
+    }
     for option in &overlay.options {
         options.push(',');
         options.push_str(option);

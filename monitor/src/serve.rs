@@ -233,4 +233,5 @@ impl Service {
 pub(crate) fn shrink(settings: &mut Settings) {
     settings.overlay = Default::default();
     settings.create = Vec::new();
+    settings.volumes = Vec::new();
 }

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use podd_monitor::protocol::{Report, Request, Stage as Step, Version};
+use podd_monitor::protocol::{Report, Request, Stage as Step, VERSION, Version};
 
 use common::{Monitor, Plan, RUNTIMES, Stage, monitor_binary, wait};
 
@@ -119,7 +119,7 @@ fn another_major_version_is_refused() {
     ours.write_all(&Request::Hello(Version { major: 99, minor: 0 }).encode()).unwrap();
     let mut text = String::new();
     let _ = std::io::Read::read_to_string(&mut ours, &mut text);
-    assert!(text.contains("speaks protocol 1.1, not 99.0"), "{text:?}");
+    assert!(text.contains(&format!("speaks protocol {VERSION}, not 99.0")), "{text:?}");
     assert!(process.wait().unwrap().success());
 }
 

@@ -67,6 +67,7 @@ pub(super) fn adopt(config: &Config, args: AdoptArgs) -> anyhow::Result<()> {
         pinned: args.pin,
         images: args.images,
         parallel: super::parallel(config),
+        limits: podd::image::limits(&config.images),
     };
     let store = super::open_store(config)?;
     let outcomes = adopt::adopt(&store, &options, report)?;

@@ -37,6 +37,7 @@ pub(super) fn import(config: &Config, args: ImportArgs) -> anyhow::Result<()> {
         names: args.name,
         pinned: args.pin,
         parallel: super::parallel(config),
+        limits: podd::image::limits(&config.images),
         ..ImportOptions::default()
     };
     let progress = Progress::default();

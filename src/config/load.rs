@@ -9,8 +9,8 @@ use toml::Table;
 
 use super::read::{Problem, Reader};
 use super::{
-    CgroupDriver, Config, ImagesConfig, LogLevel, MetricsConfig, MonitorConfig, NetworkConfig, NriConfig,
-    StreamingConfig, runtimes,
+    CgroupDriver, Config, ImagesConfig, LogLevel, MetricsConfig, MonitorConfig, MountsConfig, NetworkConfig,
+    NriConfig, StreamingConfig, runtimes,
 };
 
 /// The file that is read when `--config` names none; it need not exist.
@@ -84,6 +84,7 @@ impl Config {
             abandoned_after_seconds: 240,
             runtimes: runtimes::defaults(run_dir),
             monitor: MonitorConfig::defaults(),
+            mounts: MountsConfig::defaults(),
             network: NetworkConfig::defaults(root),
             images: ImagesConfig::defaults(),
             streaming: StreamingConfig::defaults(),
@@ -104,6 +105,7 @@ fn apply(config: &mut Config, mut reader: Reader<'_>) {
     reader.number("abandoned_after_seconds", 1..=86_400, &mut config.abandoned_after_seconds);
     runtimes::read(&mut reader, &mut config.runtimes, &run_dir);
     reader.section("monitor", |reader| config.monitor.read(reader));
+    reader.section("mounts", |reader| config.mounts.read(reader));
     reader.section("network", |reader| config.network.read(reader));
     reader.section("images", |reader| config.images.read(reader));
     reader.section("streaming", |reader| config.streaming.read(reader));

@@ -8,6 +8,7 @@ mod endpoints;
 mod images;
 mod load;
 mod monitor;
+mod mounts;
 mod network;
 mod print;
 mod read;
@@ -23,6 +24,7 @@ pub use endpoints::{MetricsConfig, NriConfig, StreamingConfig};
 pub use images::{ImagesConfig, Inflate};
 pub use load::{ConfigError, DEFAULT_FILE, DEFAULT_POLICY, load};
 pub use monitor::MonitorConfig;
+pub use mounts::{HostMount, ImageVolumes, MountsConfig, Timezone};
 pub use network::NetworkConfig;
 pub use print::render;
 pub use read::Problem;
@@ -49,6 +51,8 @@ pub struct Config {
     pub runtimes: Runtimes,
     /// The monitors.
     pub monitor: MonitorConfig,
+    /// What containers see besides what their pods ask for.
+    pub mounts: MountsConfig,
     /// The pod network.
     pub network: NetworkConfig,
     /// Images and registries.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use toml::{Table, Value};
 
@@ -77,10 +78,31 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A text that stands for a value.
+    pub(super) fn value<T: FromStr<Err = String>>(&mut self, key: &'static str, target: &mut T) {
+        match self.text(key).map(|text| text.parse()) {
+            Some(Ok(value)) => *target = value,
+            Some(Err(why)) => self.problem(key, why),
+            None => {}
+        }
+    }
+
     /// A list of texts.
     pub(super) fn strings(&mut self, key: &'static str, target: &mut Vec<String>) {
         if let Some(texts) = self.list(key) {
             *target = texts;
+        }
+    }
+
+    /// A list of texts, each of which stands for a value.
+    pub(super) fn parsed<T: FromStr<Err = String>>(&mut self, key: &'static str, target: &mut Vec<T>) {
+        let Some(texts) = self.list(key) else { return };
+        target.clear();
+        for text in texts {
+            match text.parse() {
+                Ok(value) => target.push(value),
+                Err(why) => self.problem(key, why),
+            }
         }
     }
 

@@ -17,23 +17,29 @@ const MESSAGE_MAX: usize = 4096;
 const REGISTRY_UNAVAILABLE: &str = "RegistryUnavailable";
 /// The same for an image that the signature policy does not let be used.
 const SIGNATURE_VALIDATION_FAILED: &str = "SignatureValidationFailed";
+/// And for an image that cannot be mounted as a volume.
+const IMAGE_VOLUME_MOUNT_FAILED: &str = "ImageVolumeMountFailed";
 
 /// A failed operation of a pod or container as the client gets it.
 pub(super) fn pod(rpc: &'static str, error: impl Borrow<PodError>) -> Status {
     let error = error.borrow();
     let code = match error {
         PodError::NotFound { .. } | PodError::NoImage(_) => Code::NotFound,
-        PodError::Ambiguous { .. } | PodError::Invalid { .. } | PodError::UnknownHandler { .. } => {
-            Code::InvalidArgument
-        }
+        PodError::Ambiguous { .. }
+        | PodError::Invalid { .. }
+        | PodError::ImageVolume { .. }
+        | PodError::UnknownHandler { .. } => Code::InvalidArgument,
         PodError::State { .. } => Code::FailedPrecondition,
         PodError::Exists { .. } => Code::AlreadyExists,
         PodError::ExecTimeout { .. } => Code::DeadlineExceeded,
         PodError::Stopping => Code::Unavailable,
         PodError::Stage { source, .. } => stage_code(source.as_ref()),
     };
-    let of_image = match error {
-        PodError::Stage { source, .. } => source.downcast_ref::<ImageError>(),
+    let word = match error {
+        PodError::Stage { source, .. } => {
+            source.downcast_ref::<ImageError>().and_then(|error| word(error.kind()))
+        }
+        PodError::ImageVolume { .. } => Some(IMAGE_VOLUME_MOUNT_FAILED),
         PodError::NotFound { .. }
         | PodError::NoImage(_)
         | PodError::Ambiguous { .. }
@@ -44,7 +50,7 @@ pub(super) fn pod(rpc: &'static str, error: impl Borrow<PodError>) -> Status {
         | PodError::ExecTimeout { .. }
         | PodError::Stopping => None,
     };
-    answer(rpc, code, of_image.and_then(|error| word(error.kind())), error)
+    answer(rpc, code, word, error)
 }
 
 /// A failed operation of an image as the client gets it.

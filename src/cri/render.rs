@@ -103,7 +103,7 @@ pub(super) fn container_status(container: &Container) -> api::ContainerStatus {
         image_ref: facts.image.to_string(),
         labels: facts.config.labels.clone(),
         annotations: facts.config.annotations.clone(),
-        mounts: facts.config.mounts.clone(),
+        mounts: mounts(container),
         log_path: facts.log_path.to_string_lossy().into_owned(),
         resources: facts
             .config
@@ -131,6 +131,18 @@ pub(super) fn container_status(container: &Container) -> api::ContainerStatus {
         }
     }
     status
+}
+
+/// The mounts as they were asked for, and of an image which one it is.
+fn mounts(container: &Container) -> Vec<api::Mount> {
+    let mut mounts = container.facts.config.mounts.clone();
+    for (place, id) in &container.facts.volumes {
+        if let Some(image) = mounts.get_mut(*place).and_then(|mount| mount.image.as_mut()) {
+            image.image = id.to_string();
+            image.image_ref = id.to_string();
+        }
+    }
+    mounts
 }
 
 /// The kubelet asks by ID and says beside it what the pod's author wrote, which is what people want to see.

@@ -66,11 +66,7 @@ pub(super) fn create_container(request: api::CreateContainerRequest) -> Checked<
         return Err(PodError::invalid("config.windows", "this node runs Linux"));
     }
     for (n, mount) in config.mounts.iter().enumerate() {
-        if mount.image.is_some() {
-            let field = format!("config.mounts[{n}].image");
-            return Err(PodError::invalid(field, "image volumes are not supported by this version"));
-        }
-        known::<api::MountPropagation>(&format!("config.mounts[{n}].propagation"), mount.propagation)?;
+        check_mount(&format!("config.mounts[{n}]"), mount)?;
     }
     for (n, device) in config.devices.iter().enumerate() {
         absolute(&format!("config.devices[{n}].host_path"), &device.host_path)?;
@@ -85,6 +81,39 @@ pub(super) fn create_container(request: api::CreateContainerRequest) -> Checked<
         config,
         pod_config: request.sandbox_config,
     })
+}
+
+fn check_mount(field: &str, mount: &api::Mount) -> Checked {
+    known::<api::MountPropagation>(&format!("{field}.propagation"), mount.propagation)?;
+    match &mount.image {
+        Some(image) => image_volume(field, mount, image)?,
+        None if !mount.image_sub_path.is_empty() => {
+            return Err(PodError::invalid(format!("{field}.image_sub_path"), "there is no image beside it"));
+        }
+        None => absolute(&format!("{field}.host_path"), &mount.host_path)?,
+    }
+    absolute(&format!("{field}.container_path"), &mount.container_path)
+}
+
+/// B27
+fn image_volume(field: &str, mount: &api::Mount, image: &api::ImageSpec) -> Checked {
+    let inside = |c: Component<'_>| matches!(c, Component::Normal(_) | Component::CurDir);
+    let sub_path = &mount.image_sub_path;
+    let is_inside = Path::new(sub_path).components().all(inside) && !sub_path.contains('\0');
+    let private = mount.propagation() == api::MountPropagation::PropagationPrivate;
+    let problems = [
+        (image.image.is_empty(), "image.image", "is empty"),
+        (!mount.host_path.is_empty(), "host_path", "is set beside an image: a volume is one or the other"),
+        (!mount.readonly, "readonly", "is not set: an image can only be mounted read-only"),
+        (!private, "propagation", "an image can only be mounted with private propagation"),
+        (!is_inside, "image_sub_path", "is not a relative path without \"..\""),
+    ];
+    match problems.into_iter().find(|(wrong, ..)| *wrong) {
+        Some((_, name, text)) => {
+            Err(PodError::ImageVolume { field: format!("{field}.{name}"), text: text.to_owned() })
+        }
+        None => Ok(()),
+    }
 }
 
 /// ExecSync.
@@ -329,7 +358,31 @@ mod tests {
         let text = mount(api::Mount { propagation: 7, ..Default::default() });
         assert!(text.starts_with("config.mounts[0].propagation: 7"), "{text}");
         let text = mount(api::Mount { image: Some(Default::default()), ..Default::default() });
-        assert!(text.starts_with("config.mounts[0].image"), "{text}");
+        assert!(text.starts_with("config.mounts[0].image.image: is empty"), "{text}");
+        let volume = |change: fn(&mut api::Mount)| {
+            let image = Some(api::ImageSpec { image: "x".into(), ..Default::default() });
+            let mut volume =
+                api::Mount { container_path: "/v".into(), image, readonly: true, ..Default::default() };
+            change(&mut volume);
+            container(|config| config.mounts = vec![volume]).map_err(|error| error.to_string())
+        };
+        assert!(volume(|volume| volume.image_sub_path = "a/./b".into()).is_ok());
+        for (text, field) in [
+            (volume(|volume| volume.readonly = false), "readonly"),
+            (volume(|volume| volume.propagation = 1), "propagation"),
+            (volume(|volume| volume.host_path = "/x".into()), "host_path"),
+            (volume(|volume| volume.image_sub_path = "a/../b".into()), "image_sub_path"),
+            (volume(|volume| volume.image_sub_path = "/a".into()), "image_sub_path"),
+            (volume(|volume| volume.container_path = "v".into()), "container_path: \"v\" is not an absolute"),
+            (
+                volume(|volume| (volume.image, volume.image_sub_path) = (None, "a".into())),
+                "image_sub_path: there is no",
+            ),
+            (volume(|volume| volume.image = None), "host_path: \"\" is not an absolute path"),
+        ] {
+            let text = text.unwrap_err();
+            assert!(text.starts_with(&format!("config.mounts[0].{field}")), "{text}");
+        }
         let text = container(|config| config.devices = vec![Default::default()]).unwrap_err().to_string();
         assert!(text.starts_with("config.devices[0].host_path"), "{text}");
         assert!(container(|_| {}).is_ok());

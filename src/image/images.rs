@@ -29,6 +29,7 @@ pub struct Images {
     places: Places,
     pins: Pins,
     store: Store,
+    limits: Limits,
     puller: Arc<Puller>,
     pub(super) registries: Arc<Registries>,
     pub(super) policies: Arc<Policies>,
@@ -75,13 +76,13 @@ impl Images {
             timeouts: Timeouts { stall, ..Timeouts::default() },
             ..ClientConfig::default()
         })?;
-        let limits = Limits { max_unpacked_bytes: config.max_unpacked_bytes, ..Limits::default() };
-        let puller = Arc::new(Puller::new(store.clone(), client, config.max_parallel_layers, limits));
+        let limits = limits(config);
+        let puller = Arc::new(Puller::new(store.clone(), client, config.max_parallel_layers, limits.clone()));
         let policies = Arc::new(Policies::new(config));
         policies.announce();
         let namespaced_auth_dir = given(&config.namespaced_auth_dir);
         let (places, pins) = (places(config, root), Pins::new(&config.pinned));
-        Ok(Self { places, pins, store, puller, registries, policies, namespaced_auth_dir })
+        Ok(Self { places, pins, store, limits, puller, registries, policies, namespaced_auth_dir })
     }
 
     pub(super) fn store(&self) -> &Store {
@@ -188,12 +189,6 @@ impl Images {
         self.store.prepare_rootfs(image, container)
     }
 
-    /// What to mount for an image volume of a container whose root filesystem has been prepared: the lower directories of a
-    /// read-only overlay, topmost first. The container keeps the image's layers for as long as it is there.
-    pub fn mount_source(&self, image: &Image, container: &ContainerId) -> Result<Vec<PathBuf>, StoreError> {
-        self.store.mount_source(image, container)
-    }
-
     /// Discards a container's writable layer; one that is not there is a success.
     pub fn remove_rootfs(&self, container: &ContainerId) -> Result<(), StoreError> {
         self.store.remove_rootfs(container)
@@ -217,7 +212,7 @@ impl Images {
 
     /// Imports the archives that lie in `directory`, and those that come, for as long as the task lives.
     pub async fn preload(self, directory: PathBuf) {
-        Preload::new(self.store, directory).run().await;
+        Preload::new(self.store, directory, self.limits).run().await;
     }
 
     /// What the layers take of the disk.
@@ -254,6 +249,11 @@ impl Images {
 pub fn places(config: &ImagesConfig, root: &Path) -> Places {
     let images = if config.root.as_os_str().is_empty() { root } else { &config.root };
     Places { images: images.to_owned(), containers: root.to_owned() }
+}
+
+/// How much a layer may ask for, by whatever way it comes.
+pub fn limits(config: &ImagesConfig) -> Limits {
+    Limits { max_unpacked_bytes: config.max_unpacked_bytes, ..Limits::default() }
 }
 
 /// An image, and the tag by which it was found.

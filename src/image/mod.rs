@@ -12,6 +12,7 @@ pub mod digest;
 mod error;
 pub mod extract;
 mod images;
+mod mount;
 pub mod pinned;
 pub mod policy;
 mod pull;
@@ -23,6 +24,7 @@ pub mod store;
 mod verify;
 
 pub use error::{ImageError, ImageErrorKind};
-pub use images::{Images, PullRequest, places};
+pub use images::{Images, PullRequest, limits, places};
+pub use mount::FileKind;
 pub use pull::{PullStatus, PullTotals};
 pub use store::{Image, Lease};

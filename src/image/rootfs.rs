@@ -42,13 +42,6 @@ impl Store {
         Ok(RootFs { lower, upper: directory.join("upper"), work: directory.join("work") })
     }
 
-    /// The lower directories of an image that is to be mounted read-only into a container, topmost first. The container, whose
-    /// writable layer is there, keeps the image's layers until [`Store::remove_rootfs`], also across restarts.
-    pub fn mount_source(&self, image: &Image, container: &ContainerId) -> Result<Vec<PathBuf>, StoreError> {
-        self.hold(container, &image.chain)?;
-        self.inner().lower(&image.chain)
-    }
-
     /// Discards a container's writable layer and lets go of its image's layers; one that is not there is a success.
     pub fn remove_rootfs(&self, container: &ContainerId) -> Result<(), StoreError> {
         self.inner().discard(&self.inner().container(container))?;

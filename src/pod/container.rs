@@ -1,5 +1,6 @@
 //! A container: what was asked for, which never changes, and its state, which readers see without waiting for an operation.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -74,6 +75,9 @@ pub struct ContainerFacts {
     pub own_pid_namespace: bool,
     /// Who its init runs as.
     pub user: LinuxContainerUser,
+    /// The IDs of the images among its mounts, by their places in `config.mounts`.
+    #[serde(default)]
+    pub volumes: BTreeMap<usize, Digest>,
 }
 
 impl ContainerFacts {

@@ -18,6 +18,7 @@ use super::pause::pid_mode;
 use super::resources::hostname;
 use super::sandbox::{Pod, RECORD_VERSION};
 use super::state::{ContainerState, now};
+use super::volumes::{self, ImageVolume};
 use super::{Pods, signal};
 use crate::api::{self, ContainerConfig, NamespaceMode};
 use crate::cgroup::path_for;
@@ -33,6 +34,9 @@ use crate::spec::{self, Namespaces, PodFiles, SpecError, SpecInput};
 
 /// The largest `/etc/passwd` or `/etc/group` of an image that is read, in bytes.
 const USER_FILE_MAX: u64 = 4 << 20;
+
+/// What a pod of the host's network sees where nobody gives it a file of its own.
+const HOSTS: &str = "/etc/hosts";
 
 impl Pods {
     /// Makes a container, or joins the call that is making it, or finds the one that was made (B1).
@@ -86,7 +90,7 @@ impl Pods {
             });
         }
         let (image, lease) = self.image_of(&request.config)?;
-        self.verify_image(&pod, &request.config, &image).await?;
+        self.verify_image(&pod, request.config.image.as_ref(), &image).await?;
         let draft = self.draft(&pod, name, request.config, image).await?;
         let id = draft.facts.id.clone();
         let stage = Stage::begin("recording the intent", &draft.facts.name);
@@ -136,13 +140,13 @@ impl Pods {
     }
 
     /// The signature policy of the pod's namespace decides anew, by the name that the pod's author wrote.
-    async fn verify_image(
+    pub(super) async fn verify_image(
         &self,
         pod: &Pod,
-        config: &ContainerConfig,
+        spec: Option<&api::ImageSpec>,
         image: &Arc<Image>,
     ) -> Result<(), PodError> {
-        let asked = config.image.as_ref().map_or("", |spec| match spec.user_specified_image.as_str() {
+        let asked = spec.map_or("", |spec| match spec.user_specified_image.as_str() {
             "" => &spec.image,
             written => written,
         });
@@ -161,6 +165,7 @@ impl Pods {
     ) -> Result<Draft<'a>, PodError> {
         let runtime = self.runtime(&pod.facts.handler).await?;
         let user = self.user_of(&name, &config, &image)?;
+        let volumes = self.image_volumes(pod, &config).await?;
         let id = ContainerId::generate();
         let (stop_signal, cri_stop_signal) = signal::to_stop(&config, &image.config)?;
         let facts = ContainerFacts {
@@ -177,12 +182,13 @@ impl Pods {
                 gid: user.gid.into(),
                 supplemental_groups: user.additional_gids.iter().map(|gid| i64::from(*gid)).collect(),
             },
+            volumes: volumes::images_of(&volumes),
             id,
             name,
             config,
         };
         let pids = self.pid_namespace(pod, &facts.config).await?;
-        Ok(Draft { facts, image, user, runtime, pids })
+        Ok(Draft { facts, image, volumes, user, runtime, pids })
     }
 
     fn user_of(
@@ -216,6 +222,7 @@ impl Pods {
         let (facts, paths) = (&draft.facts, self.paths.container(&draft.facts.id));
         let stage = Stage::begin("making the writable layer", &facts.name);
         let rootfs = stage.check(self.images.prepare_rootfs(&draft.image, &facts.id))?;
+        let volumes = self.volume_layers(draft)?;
         if let Some(directory) = facts.log_path.parent().filter(|_| !facts.log_path.as_os_str().is_empty()) {
             let stage = Stage::begin("making the log directory", &directory.display());
             stage.check(fs::create_dir_all(directory))?;
@@ -224,9 +231,11 @@ impl Pods {
         let stage = Stage::begin("writing the runtime's configuration", &facts.name);
         let written = serde_json::to_vec(&spec).map_err(Cause::from);
         stage.check(written.and_then(|text| Ok(fs::write(paths.spec(), text)?)))?;
-        let launch = Launch { binary: self.monitor.clone(), settings: self.monitor_settings(draft, rootfs) };
+        let settings = Settings { volumes, ..self.monitor_settings(draft, rootfs) };
+        let launch = Launch { binary: self.monitor.clone(), settings };
         let stage = Stage::begin("creating the container with its runtime", &facts.name);
-        let created = stage.check(monitor::launch(&launch).await)?;
+        let created = stage.check(monitor::launch(&launch).await);
+        let created = created.map_err(|error| self.impossible_mount(draft).unwrap_or(error))?;
         let stage = Stage::begin("committing the container", &facts.name);
         stage.check(created.monitor.commit().await)?;
         let settled = ContainerStage::Settled { process: created.process, state: ContainerState::Created };
@@ -237,7 +246,7 @@ impl Pods {
 
     fn spec(&self, pod: &Pod, draft: &Draft<'_>) -> Result<oci_spec::runtime::Spec, PodError> {
         let (facts, paths) = (&draft.facts, self.paths.pod(&pod.facts.id));
-        let mounts = mount_sources(&facts.config)?;
+        let (mounts, default_mounts) = (self.mount_sources(draft)?, self.default_mounts()?);
         let devices = devices(&facts.config)?;
         let rootfs = self.paths.rootfs();
         let shm = if pod.facts.host_ipc() { PathBuf::from("/dev/shm") } else { paths.shm.clone() };
@@ -248,9 +257,7 @@ impl Pods {
             let stage = Stage::begin("listing the host's devices", &facts.name);
             host.devices = stage.check(observe::host_devices())?;
         }
-        let handler = self.config.runtimes.get(&facts.runtime);
-        let allowed = handler.map(|handler| handler.allowed_annotations.as_slice()).unwrap_or_default();
-        let annotations = spec::annotations::allowed(&pod.facts.config, &facts.config, allowed);
+        let annotations = self.allowed_annotations(pod, facts);
         let input = SpecInput {
             config: &facts.config,
             pod: &pod.facts.config,
@@ -264,9 +271,11 @@ impl Pods {
             files: PodFiles {
                 resolv_conf: Some(&resolv_conf),
                 hostname: Some(&hostname_file),
+                hosts: Some(Path::new(HOSTS)).filter(|hosts| pod.facts.host_network() && hosts.is_file()),
                 shm: Some(&shm),
             },
             mounts: &mounts,
+            default_mounts: &default_mounts,
             devices: &devices,
             annotations: &annotations,
             host: &host,
@@ -276,6 +285,13 @@ impl Pods {
                 PodError::invalid(format!("config.{field}"), why.clone())
             }
         })
+    }
+
+    /// Those of the pod's and the container's annotations that are heard.
+    fn allowed_annotations(&self, pod: &Pod, facts: &ContainerFacts) -> BTreeMap<String, String> {
+        let handler = self.config.runtimes.get(&facts.runtime);
+        let allowed = handler.map(|handler| handler.allowed_annotations.as_slice()).unwrap_or_default();
+        spec::annotations::allowed(&pod.facts.config, &facts.config, allowed)
     }
 
     fn monitor_settings(&self, draft: &Draft<'_>, rootfs: RootFs) -> Settings {
@@ -296,6 +312,8 @@ impl Pods {
         Settings {
             stdin: facts.config.stdin,
             log_path: facts.log_path.clone(),
+            directories: self.declared_volumes(&draft.image),
+            links: volumes::links(),
             ..self.settings(draft.runtime, bundle)
         }
     }
@@ -318,9 +336,10 @@ impl Pods {
 }
 
 /// A container that is about to be made.
-struct Draft<'a> {
-    facts: ContainerFacts,
-    image: Arc<Image>,
+pub(super) struct Draft<'a> {
+    pub(super) facts: ContainerFacts,
+    pub(super) image: Arc<Image>,
+    pub(super) volumes: Vec<ImageVolume>,
     user: ResolvedUser,
     runtime: &'a Runtime,
     /// A PID namespace to join.
@@ -332,18 +351,6 @@ fn log_path(pod: &Pod, config: &ContainerConfig) -> PathBuf {
         (Some(directory), path) if !path.is_empty() => directory.join(path),
         _ => PathBuf::new(),
     }
-}
-
-fn mount_sources(config: &ContainerConfig) -> Result<Vec<spec::MountSource>, PodError> {
-    let source = |(n, mount): (usize, &api::Mount)| {
-        let field = format!("config.mounts[{n}].host_path");
-        if !Path::new(&mount.host_path).is_absolute() {
-            return Err(PodError::invalid(field, format!("{:?} is not an absolute path", mount.host_path)));
-        }
-        observe::mount_source(Path::new(&mount.host_path))
-            .map_err(|e| PodError::invalid(field, format!("{}: {e}", mount.host_path)))
-    };
-    config.mounts.iter().enumerate().map(source).collect()
 }
 
 fn devices(config: &ContainerConfig) -> Result<Vec<spec::HostDevice>, PodError> {

@@ -35,6 +35,14 @@ pub enum PodError {
         /// What is wrong with it.
         text: String,
     },
+    /// An image that cannot be mounted into the container.
+    #[error("{field}: {text}")]
+    ImageVolume {
+        /// The message's field.
+        field: String,
+        /// Why.
+        text: String,
+    },
     /// The state does not allow it.
     #[error("{kind} {id} is {state}: {wanted}")]
     State {

@@ -8,7 +8,7 @@
 //! ```text
 //!   run.rs create.rs start.rs stop.rs remove.rs exec.rs     one file per transition
 //!   resources.rs pause.rs                                   what a pod has of the node, made and undone
-//!   bundle.rs signal.rs                                     what a monitor is told; stop signals by all their names
+//!   bundle.rs signal.rs volumes.rs                          what a monitor is told; stop signals; what is mounted
 //!   names.rs index.rs                                       single flight by name, lookup by ID and prefix
 //!   sandbox.rs container.rs state.rs paths.rs               the objects, their records, their states
 //!   watch.rs background.rs recovery/                        exits, what is tried again, what a restart finds
@@ -33,6 +33,7 @@ mod signal;
 mod start;
 mod state;
 mod stop;
+mod volumes;
 mod watch;
 
 use std::collections::BTreeMap;

@@ -14,7 +14,7 @@
 
 use std::path::{Path, PathBuf};
 
-use podd_monitor::protocol::ROOTFS;
+use podd_monitor::protocol::{ROOTFS, VOLUMES};
 
 use super::sandbox::PodFacts;
 use crate::id::{ContainerId, PodId};
@@ -66,6 +66,11 @@ impl Paths {
     /// begins an exec with a change into it, in the host's mount namespace.
     pub(super) fn rootfs(&self) -> PathBuf {
         self.private_mount_point().join(ROOTFS)
+    }
+
+    /// A container's image volume by its number, and what is wanted of it, on that tmpfs.
+    pub(super) fn volume(&self, number: usize, sub_path: &Path) -> PathBuf {
+        self.private_mount_point().join(VOLUMES).join(number.to_string()).join(sub_path)
     }
 
     pub(super) fn netns_dir(&self) -> &Path {

@@ -1,8 +1,8 @@
 //! From what the kubelet asks for to the `config.json` of an OCI runtime.
 //!
 //! [`build`] is a pure function: no file system, no kernel. What has to be observed (the daemon's capabilities, device
-//! nodes, the sources of mounts, the image's passwd) comes in as data, gathered by [`observe`], so that every answer can be
-//! reproduced from its input. Each file here holds the rules of one part of the document:
+//! nodes, the sources of mounts, the image's passwd) comes in as data, gathered by [`observe`] and [`Sources`], so that every
+//! answer can be reproduced from its input. Each file here holds the rules of one part of the document:
 //!
 //! ```text
 //! process.rs    args, env, cwd, user, oom_score_adj      security.rs   capabilities, AppArmor, SELinux
@@ -21,6 +21,7 @@ use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::{Root, Spec};
 
 use crate::api;
+use crate::config::HostMount;
 use crate::id::PodId;
 
 pub mod annotations;
@@ -32,13 +33,15 @@ mod process;
 mod resources;
 mod seccomp;
 mod security;
+mod sources;
 #[cfg(test)]
 mod tests;
 pub mod user;
 
-pub use observe::{HostDevice, HostFacts, MountSource, SourcePropagation};
+pub use observe::{HostDevice, HostFacts};
 pub use process::exec_process;
 pub use resources::linux_resources;
+pub use sources::{MountSource, SourcePropagation, Sources};
 pub use user::{ResolvedUser, UserError, UserRequest, image_user};
 
 /// The version written into each document: the newest that every runtime in use accepts (crun before 1.9 refuses 1.1).
@@ -69,6 +72,8 @@ pub struct SpecInput<'a> {
     pub files: PodFiles<'a>,
     /// The sources of `config.mounts`, one for each and in the same order.
     pub mounts: &'a [MountSource],
+    /// What the operator mounts into every container; a mount of the client takes the place of one at its destination.
+    pub default_mounts: &'a [HostMount],
     /// The nodes that `config.devices` stand for, with the path inside the container.
     pub devices: &'a [HostDevice],
     /// The client's annotations that the operator allows, from [`annotations::allowed`].
@@ -97,6 +102,9 @@ pub struct PodFiles<'a> {
     pub resolv_conf: Option<&'a Path>,
     /// Becomes `/etc/hostname`.
     pub hostname: Option<&'a Path>,
+    /// Becomes `/etc/hosts`, read-only: the host's own for a pod of the host's network. The kubelet brings its own for every
+    /// pod.
+    pub hosts: Option<&'a Path>,
     /// Becomes `/dev/shm`: the pod's own tmpfs, or the host's `/dev/shm` with host IPC.
     pub shm: Option<&'a Path>,
 }

@@ -1,8 +1,8 @@
 //! What is mounted over the root filesystem, and in which order.
 //!
-//! The defaults come first, a CRI mount of the same destination takes a default's place (a CRI mount of `/dev` takes the
-//! place of all under it), and the whole is ordered by depth, so that a parent never hides a child. `/etc/hosts` is the
-//! kubelet's own and comes as a CRI mount.
+//! The defaults come first, then the operator's; a CRI mount of the same destination takes the place of either (one of
+//! `/dev` or `/sys` that of all under it). The whole is ordered by depth, so that a parent never hides a child; of two
+//! CRI mounts with one destination the later one is seen. `/etc/hosts` is the kubelet's own and comes as a CRI mount.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -10,6 +10,7 @@ use oci_spec::runtime::Mount;
 
 use super::{MountSource, SourcePropagation, SpecError, SpecInput, security};
 use crate::api;
+use crate::config::HostMount;
 
 /// What the root mount has to let through for the mounts below it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,16 +46,27 @@ pub(super) fn build(
         asked.push(mount);
     }
     let overridden = |path: &Path| {
-        asked.iter().any(|mount| {
-            mount.destination() == path || (mount.destination() == "/dev" && path.starts_with("/dev"))
-        })
+        asked.iter().map(Mount::destination).any(|at| at == path || is_whole(at) && path.starts_with(at))
     };
     let mut mounts = kernel_mounts(privileged);
     mounts.extend(pod_mounts(input));
+    let operators: Vec<Mount> = input.default_mounts.iter().map(operators_mount).collect();
+    mounts.retain(|mount| operators.iter().all(|other| other.destination() != mount.destination()));
+    mounts.extend(operators);
     mounts.retain(|mount| !overridden(mount.destination()));
     mounts.extend(asked);
     mounts.sort_by_key(|mount| mount.destination().components().count());
     Ok((mounts, propagation))
+}
+
+/// What is below these is the kernel's, and comes with them.
+fn is_whole(destination: &Path) -> bool {
+    destination == Path::new("/dev") || destination == Path::new("/sys")
+}
+
+fn operators_mount(asked: &HostMount) -> Mount {
+    let access = if asked.readonly { "ro" } else { "rw" };
+    mount(&asked.destination, "bind", &asked.source, &["rbind", "rprivate", access])
 }
 
 fn kernel_mounts(privileged: bool) -> Vec<Mount> {
@@ -81,6 +93,7 @@ fn pod_mounts(input: &SpecInput<'_>) -> Vec<Mount> {
     [
         (files.resolv_conf, "/etc/resolv.conf", ["rbind", "rprivate", access].as_slice()),
         (files.hostname, "/etc/hostname", ["rbind", "rprivate", access].as_slice()),
+        (files.hosts, "/etc/hosts", ["rbind", "rprivate", "ro"].as_slice()),
         (files.shm, "/dev/shm", ["rbind", "rprivate", "rw"].as_slice()),
     ]
     .into_iter()
@@ -97,24 +110,42 @@ fn client_mount(
     source: &MountSource,
 ) -> Result<(Mount, Option<Propagation>), SpecError> {
     let field = |name: &str| format!("mounts[{index}] ({:?}).{name}", asked.container_path);
-    if asked.image.is_some() {
-        return Err(SpecError::unsupported(field("image"), "image volumes are not mounted"));
-    }
     if !asked.uid_mappings.is_empty() || !asked.gid_mappings.is_empty() {
         return Err(SpecError::unsupported(field("uidMappings"), "id-mapped mounts are not made"));
     }
     if asked.selinux_relabel && input.host.selinux && !security(input).privileged {
         return Err(SpecError::unsupported(field("selinux_relabel"), "volumes are not relabelled"));
     }
+    let destination =
+        destination(&asked.container_path).map_err(|why| SpecError::invalid(field("container_path"), why))?;
+    if asked.image.is_some() {
+        return image_volume(asked, destination, source)
+            .map_err(|(name, why)| SpecError::invalid(field(name), why));
+    }
     if asked.host_path.is_empty() {
         return Err(SpecError::invalid(field("host_path"), "it is empty"));
     }
-    let destination =
-        destination(&asked.container_path).map_err(|why| SpecError::invalid(field("container_path"), why))?;
     let (option, needs) =
         propagation(asked, source).map_err(|why| SpecError::invalid(field("propagation"), why))?;
     let access = access(asked).map_err(|why| SpecError::invalid(field("recursive_read_only"), why))?;
     Ok((mount(destination, "bind", &source.path, &["rbind", option, access]), needs))
+}
+
+/// A volume that is an image: read-only, and none of its files is a program or a device (KEP-4639). Nothing is mounted
+/// below it, so it is read-only recursively as well.
+fn image_volume(
+    asked: &api::Mount,
+    destination: PathBuf,
+    source: &MountSource,
+) -> Result<(Mount, Option<Propagation>), (&'static str, &'static str)> {
+    if !asked.readonly {
+        return Err(("readonly", "an image can only be mounted read-only"));
+    }
+    if asked.propagation() != api::MountPropagation::PropagationPrivate {
+        return Err(("propagation", "an image can only be mounted with private propagation"));
+    }
+    let options = ["rbind", "rprivate", "ro", "nosuid", "nodev", "noexec"];
+    Ok((mount(destination, "bind", &source.path, &options), None))
 }
 
 /// The path in the container, absolute and without `.` and `..`.

@@ -1,7 +1,6 @@
 //! What [`build`](super::build) has to know of the host: the data, and the functions that gather it.
 //!
-//! This is the one file of the module that looks at the system. It only reads, but for [`mount_source`], which makes a
-//! missing directory, because a pod's `hostPath` volume without a type may name one that is not there yet.
+//! This file and `sources.rs`, which finds the sources of volumes, are the ones of the module that look at the system.
 
 use std::fs;
 use std::io;
@@ -65,26 +64,6 @@ pub struct HostDevice {
     pub permissions: String,
 }
 
-/// Where a volume comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MountSource {
-    /// The host's path, without symbolic links.
-    pub path: PathBuf,
-    /// How the mount that holds it propagates.
-    pub propagation: SourcePropagation,
-}
-
-/// How a mount of the host propagates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SourcePropagation {
-    /// Not at all.
-    Private,
-    /// It receives mounts.
-    Slave,
-    /// It receives and sends mounts.
-    Shared,
-}
-
 impl HostFacts {
     /// Looks at this host. Device nodes come and go: look again for each privileged container.
     pub fn observe(cgroup: CgroupMode) -> io::Result<Self> {
@@ -137,20 +116,6 @@ pub fn devices(host_path: &Path, container_path: &Path, permissions: &str) -> io
         true => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a device")),
         false => Ok(found),
     }
-}
-
-/// The source of a volume: resolved, made as a directory where nothing is, with the propagation of its mount.
-pub fn mount_source(host_path: &Path) -> io::Result<MountSource> {
-    let path = match fs::canonicalize(host_path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(host_path)?;
-            fs::canonicalize(host_path)?
-        }
-        other => other?,
-    };
-    let table = fs::read_to_string("/proc/self/mountinfo")?;
-    let propagation = propagation_of(&table, &path);
-    Ok(MountSource { path, propagation })
 }
 
 fn collect(
@@ -237,46 +202,9 @@ fn page_size(directory: &str) -> Option<String> {
     })
 }
 
-/// The propagation of the mount that holds `path`: the last of the longest mount points above it.
-fn propagation_of(mountinfo: &str, path: &Path) -> SourcePropagation {
-    let mut best = (0, SourcePropagation::Private);
-    for line in mountinfo.lines() {
-        let mut fields = line.split(' ');
-        let Some(point) = fields.nth(4).map(unescape) else { continue };
-        if path.starts_with(&point) && point.as_os_str().len() >= best.0 {
-            let optional: Vec<_> = fields.skip(1).take_while(|field| *field != "-").collect();
-            let has = |tag: &str| optional.iter().any(|field| field.starts_with(tag));
-            let propagation = match (has("shared:"), has("master:")) {
-                (true, _) => SourcePropagation::Shared,
-                (false, true) => SourcePropagation::Slave,
-                (false, false) => SourcePropagation::Private,
-            };
-            best = (point.as_os_str().len(), propagation);
-        }
-    }
-    best.1
-}
-
-/// Blanks and backslashes are octal escapes in mountinfo.
-fn unescape(field: &str) -> PathBuf {
-    let plain = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
-    PathBuf::from(plain.iter().fold(field.to_owned(), |text, (escape, plain)| text.replace(escape, plain)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_innermost_and_last_mount_says_how_a_path_propagates() {
-        let table = "1 0 8:1 / / rw - ext4 a rw\n2 1 0:5 / /mnt/a rw shared:7 - tmpfs t rw\n\
-                     3 1 0:6 / /mnt/a\\040b rw,nodev master:7 - tmpfs t rw\n4 2 0:7 / /mnt/a rw shared:8 master:7 - tmpfs t rw\n";
-        let of = |path: &str| propagation_of(table, Path::new(path));
-        assert_eq!(of("/etc"), SourcePropagation::Private);
-        assert_eq!(of("/mnt/a/x"), SourcePropagation::Shared);
-        assert_eq!(of("/mnt/a b/x"), SourcePropagation::Slave);
-        assert_eq!(of("/mnt/ab"), SourcePropagation::Private);
-    }
 
     #[test]
     fn this_host_can_be_observed() {
@@ -309,16 +237,6 @@ mod tests {
         assert_eq!((found[0].path.as_path(), found[0].minor), (Path::new("/dev/set/full"), 7));
         assert!(devices(&dir.path().join("file"), Path::new("/dev/x"), "rwm").is_err());
         assert!(devices(Path::new("/dev/null"), Path::new("/dev/x"), "rwx").is_err());
-    }
-
-    #[test]
-    fn a_missing_source_is_made_as_a_directory_and_links_are_resolved() {
-        let dir = tempfile::tempdir().unwrap();
-        let missing = dir.path().join("a/b");
-        assert!(mount_source(&missing).unwrap().path.is_dir());
-        std::os::unix::fs::symlink(&missing, dir.path().join("link")).unwrap();
-        let resolved = mount_source(&dir.path().join("link")).unwrap().path;
-        assert_eq!(resolved, fs::canonicalize(missing).unwrap());
     }
 
     #[test]

@@ -7,11 +7,14 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{Process, User};
 
-use super::{ResolvedUser, SpecError, SpecInput, security as context};
+use super::{SpecError, SpecInput, security as context};
 use crate::api;
 
 /// The search path of an image that sets none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The annotation of a pod or container that sets the umask, by the name that CRI-O gave it.
+const UMASK: &str = "io.kubernetes.cri-o.umask";
 
 /// The range of `oom_score_adj` in the kernel.
 const OOM_SCORE_ADJ: std::ops::RangeInclusive<i64> = -1000..=1000;
@@ -21,7 +24,7 @@ pub(super) fn build(input: &SpecInput<'_>, privileged: bool) -> Result<Process, 
     let mut process = Process::default();
     process
         .set_terminal(Some(input.config.tty))
-        .set_user(user(input.user))
+        .set_user(user(input)?)
         .set_args(Some(args(input)?))
         .set_env(Some(environment(input)?))
         .set_cwd(working_directory(input)?)
@@ -44,12 +47,27 @@ pub fn exec_process(container: &Process, command: &[String], tty: bool) -> Proce
     process
 }
 
-fn user(resolved: &ResolvedUser) -> User {
+fn user(input: &SpecInput<'_>) -> Result<User, SpecError> {
+    let resolved = input.user;
     let mut user = User::default();
     user.set_uid(resolved.uid)
         .set_gid(resolved.gid)
-        .set_additional_gids(Some(resolved.additional_gids.clone()));
-    user
+        .set_additional_gids(Some(resolved.additional_gids.clone()))
+        .set_umask(umask(input)?);
+    Ok(user)
+}
+
+/// What new files do not allow, where the operator lets pods say it; the runtimes take 0022 otherwise.
+fn umask(input: &SpecInput<'_>) -> Result<Option<u32>, SpecError> {
+    let Some(text) = input.annotations.get(UMASK) else { return Ok(None) };
+    let is_octal = text.bytes().all(|digit| matches!(digit, b'0'..=b'7'));
+    match u32::from_str_radix(text, 8) {
+        Ok(mask) if is_octal && mask <= 0o777 => Ok(Some(mask)),
+        _ => {
+            let why = format!("{text:?} is not an octal number from 0000 to 0777");
+            Err(SpecError::invalid(format!("annotations[{UMASK:?}]"), why))
+        }
+    }
 }
 
 fn args(input: &SpecInput<'_>) -> Result<Vec<String>, SpecError> {

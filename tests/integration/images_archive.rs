@@ -183,3 +183,20 @@ async fn what_is_no_archive_is_refused_in_a_sentence_and_leaves_nothing() {
     node.start_again().await;
     node.finish().await;
 }
+
+#[tokio::test]
+async fn an_archive_with_a_layer_that_unpacks_to_more_than_is_configured_is_refused() {
+    let node = Node::start().await;
+    let archive = node.names.dir().join("large.tar");
+    let source = format!("docker://{}", pushed_busybox().await.reference);
+    skopeo(&source, &format!("docker-archive:{}:r.example/large:1", archive.display()));
+    let drop_in = node.names.dir().join("podd.toml.d/limit.toml");
+    std::fs::create_dir(drop_in.parent().unwrap()).unwrap();
+    std::fs::write(&drop_in, "[images]\nmax_unpacked_bytes = 1048576\n").unwrap();
+    let refused = podd_images(&node, &["import", text(&archive)]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("images.max_unpacked_bytes"), "{said}");
+    std::fs::remove_file(&drop_in).unwrap();
+    podd_images_ok(&node, &["import", text(&archive)]);
+    node.finish().await;
+}

@@ -132,7 +132,7 @@ async fn finished_layers_of_a_failed_pull_are_used_by_the_next() {
 }
 
 /// Pushes a manifest that is no image's, with a file of that title.
-async fn push_artifact(tag: &str, title: &str, body: &[u8]) -> String {
+pub async fn push_artifact(tag: &str, title: &str, body: &[u8]) -> String {
     let (registry, repository) = (registry::shared().await, "test/artifact");
     registry.put_blob(repository, b"{}".to_vec()).await;
     registry.put_blob(repository, body.to_vec()).await;

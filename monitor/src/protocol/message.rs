@@ -146,12 +146,14 @@ pub enum Stage {
     Create,
     /// The runtime took longer than it may.
     Timeout,
+    /// The overlay of an image volume.
+    Volume,
     /// A stage of a newer monitor.
     Unknown(u8),
 }
 
 impl Stage {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Protocol,
         Self::Control,
         Self::Log,
@@ -162,6 +164,7 @@ impl Stage {
         Self::Exec,
         Self::Create,
         Self::Timeout,
+        Self::Volume,
     ];
 
     /// The stage's number on the wire.
@@ -191,6 +194,7 @@ impl fmt::Display for Stage {
             Self::Exec => "execute the runtime",
             Self::Create => "create the container",
             Self::Timeout => "create the container in time",
+            Self::Volume => "mount an image volume",
             Self::Unknown(_) => "create the container (unknown stage)",
         })
     }

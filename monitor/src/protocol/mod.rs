@@ -43,6 +43,9 @@ pub const CONSOLE_SOCKET: &str = "@console-socket@";
 /// The directory below [`Settings::mount_point`] on which the root filesystem is mounted.
 pub const ROOTFS: &str = "rootfs";
 
+/// The directory below [`Settings::mount_point`] that has a directory for each of [`Settings::volumes`].
+pub const VOLUMES: &str = "volumes";
+
 /// A frame or message that breaks the format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProtocolError {

@@ -49,6 +49,13 @@ pub struct Settings {
     /// The file that counts OOM kills in a line `oom_kill N`: `memory.events` of the container's cgroup, or
     /// `memory.oom_control` with cgroup v1. Empty if there is none.
     pub oom_file: PathBuf,
+    /// Images that the container mounts: the directories of each, the topmost first. Each becomes a read-only overlay on
+    /// a directory below [`VOLUMES`](super::VOLUMES) that has its place in this list for a name.
+    pub volumes: Vec<Vec<PathBuf>>,
+    /// Directories that the root filesystem is to have; one that is missing is made, of root and with mode 0755.
+    pub directories: Vec<PathBuf>,
+    /// Symbolic links that the root filesystem is to have where nothing is: the place, and what it points to.
+    pub links: Vec<(PathBuf, PathBuf)>,
 }
 
 /// The layers of a root filesystem.
@@ -56,9 +63,9 @@ pub struct Settings {
 pub struct Overlay {
     /// Read-only directories, the topmost first; at least one.
     pub lower: Vec<PathBuf>,
-    /// The writable directory.
+    /// The writable directory; empty: nothing is writable, and nothing ever can be.
     pub upper: PathBuf,
-    /// overlayfs's own directory beside the upper one.
+    /// overlayfs's own directory beside the upper one; empty as that one is.
     pub work: PathBuf,
     /// More options of overlayfs, such as `index=off` or `volatile`.
     pub options: Vec<String>,
@@ -85,6 +92,13 @@ mod tag {
     pub(super) const LOG_PATH: u16 = CRITICAL | 16;
     pub(super) const EXIT_FILE: u16 = CRITICAL | 17;
     pub(super) const OOM_FILE: u16 = 18;
+    /// Begins another volume, without a value.
+    pub(super) const VOLUME: u16 = CRITICAL | 32;
+    /// One more directory of the volume that was begun last.
+    pub(super) const VOLUME_LOWER: u16 = CRITICAL | 33;
+    pub(super) const DIRECTORY: u16 = 34;
+    /// Place and target, with a NUL between them.
+    pub(super) const LINK: u16 = 35;
 }
 
 /// How long a creation may take when the settings do not say it.
@@ -92,9 +106,6 @@ const DEFAULT_CREATE_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Settings {
     pub(super) fn encode(&self, writer: Writer) -> Writer {
-        let paths = |tag, paths: &[PathBuf], writer| {
-            paths.iter().fold(writer, |writer, path| record(writer, tag, path.as_os_str().as_bytes()))
-        };
         let words = |tag, words: &[OsString], writer| {
             words.iter().fold(writer, |writer, word| record(writer, tag, word.as_bytes()))
         };
@@ -123,7 +134,20 @@ impl Settings {
         let writer = flag(tag::STDIN, self.stdin, writer);
         let writer = path(tag::LOG_PATH, &self.log_path, writer);
         let writer = path(tag::EXIT_FILE, &self.exit_file, writer);
-        path(tag::OOM_FILE, &self.oom_file, writer)
+        self.encode_tree(path(tag::OOM_FILE, &self.oom_file, writer))
+    }
+
+    /// What is mounted beside the root filesystem, and made in it.
+    fn encode_tree(&self, writer: Writer) -> Writer {
+        let writer = self
+            .volumes
+            .iter()
+            .fold(writer, |writer, lower| paths(tag::VOLUME_LOWER, lower, record(writer, tag::VOLUME, &[])));
+        let writer = paths(tag::DIRECTORY, &self.directories, writer);
+        self.links.iter().fold(writer, |writer, (at, target)| {
+            let value = [at.as_os_str().as_bytes(), target.as_os_str().as_bytes()].join(&0);
+            record(writer, tag::LINK, &value)
+        })
     }
 
     pub(super) fn decode(mut reader: Reader<'_>) -> Result<Self, ProtocolError> {
@@ -159,6 +183,15 @@ impl Settings {
             tag::LOG_PATH => self.log_path = path(),
             tag::EXIT_FILE => self.exit_file = path(),
             tag::OOM_FILE => self.oom_file = path(),
+            tag::VOLUME => self.volumes.push(Vec::new()),
+            tag::VOLUME_LOWER => self.volumes.last_mut().ok_or(ProtocolError::Truncated)?.push(path()),
+            tag::DIRECTORY => self.directories.push(path()),
+            tag::LINK => {
+                let mut halves =
+                    value.splitn(2, |byte| *byte == 0).map(|half| OsStr::from_bytes(half).into());
+                let (at, target) = (halves.next(), halves.next());
+                self.links.extend(at.zip(target));
+            }
             unknown if unknown & CRITICAL != 0 => return Err(ProtocolError::UnknownCriticalSetting(unknown)),
             _ => {}
         }
@@ -182,6 +215,10 @@ impl Settings {
             None => Ok(self),
         }
     }
+}
+
+fn paths(tag: u16, paths: &[PathBuf], writer: Writer) -> Writer {
+    paths.iter().fold(writer, |writer, path| record(writer, tag, path.as_os_str().as_bytes()))
 }
 
 fn record(writer: Writer, tag: u16, value: &[u8]) -> Writer {

@@ -31,6 +31,9 @@ fn settings() -> Settings {
         log_path: "/var/log/pods/x/0.log".into(),
         exit_file: "/run/podd/exits/c1".into(),
         oom_file: PathBuf::new(),
+        volumes: vec![vec!["/layers/1".into(), "/layers/0".into()], vec!["/layers/0".into()]],
+        directories: vec!["/data".into(), "/srv/more".into()],
+        links: vec![("/etc/mtab".into(), "/proc/mounts".into())],
     }
 }
 

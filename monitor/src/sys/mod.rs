@@ -5,6 +5,7 @@ pub(crate) mod descriptor;
 pub(crate) mod memory;
 pub(crate) mod mount;
 pub(crate) mod process;
+pub(crate) mod tree;
 
 /// The result of a system call that gives -1 on error.
 fn check(result: libc::c_int) -> std::io::Result<libc::c_int> {

@@ -315,5 +315,6 @@ fn settings(runtime: &str, plan: &Plan, dir: &Path, id: &str) -> Settings {
         log_path: path("logs/0.log"),
         exit_file: path("exits/exit"),
         oom_file: PathBuf::from(format!("/sys/fs/cgroup/memory/{id}/memory.oom_control")),
+        ..Settings::default()
     }
 }

@@ -37,6 +37,7 @@ pub(super) struct Taking<'a> {
     /// How files are to be taken; `None` is the cheapest way.
     pub(super) mode: Option<Mode>,
     pub(super) verify: bool,
+    pub(super) limits: &'a Limits,
     /// A directory of podd's store.
     pub(super) store: &'a Path,
     /// The ways that were gone; held to add one.
@@ -74,20 +75,20 @@ impl LayerMaker<AdoptError> for Taking<'_> {
                     File::open(path).map_err(|source| AdoptError::Read { path: path.clone(), source })?;
                 let (digest, size) = (blob.digest.clone(), blob.size);
                 let expected = LayerExpectation { digest, size, diff_id: layer.diff_id.clone() };
-                unpack(input, blob.compression, &expected, directory, stop)?
+                self.unpack(input, blob.compression, &expected, directory, stop)?
             }
             Way::Split => {
                 let split = self.split(layer)?;
                 let (digest, size) = (layer.diff_id.clone(), split.size());
                 let expected = LayerExpectation { digest, size, diff_id: layer.diff_id.clone() };
-                unpack(split, Compression::None, &expected, directory, stop)?
+                self.unpack(split, Compression::None, &expected, directory, stop)?
             }
             Way::Tree(mode) => {
                 if self.verify {
                     verify(self.split(layer)?, &layer.diff_id, stop)?;
                 }
                 let tree = layer.tree.as_deref().ok_or_else(missing)?;
-                let manner = tree::Manner { mode, read: self.verify };
+                let manner = tree::Manner { mode, read: self.verify, limits: self.limits };
                 tree::take(tree, directory, manner, self.listed(layer)?.as_ref(), stop)?
             }
         };
@@ -118,17 +119,18 @@ impl Taking<'_> {
             }),
         }
     }
-}
 
-fn unpack(
-    input: impl Read + Send,
-    compression: Compression,
-    expected: &LayerExpectation,
-    directory: &Path,
-    stop: &AtomicBool,
-) -> Result<Extracted, AdoptError> {
-    extract_layer(Stoppable { input, stop }, compression, expected, directory, &Limits::default())
-        .map_err(|source| AdoptError::Unpack { layer: expected.diff_id.to_string(), source })
+    fn unpack(
+        &self,
+        input: impl Read + Send,
+        compression: Compression,
+        expected: &LayerExpectation,
+        directory: &Path,
+        stop: &AtomicBool,
+    ) -> Result<Extracted, AdoptError> {
+        extract_layer(Stoppable { input, stop }, compression, expected, directory, self.limits)
+            .map_err(|source| AdoptError::Unpack { layer: expected.diff_id.to_string(), source })
+    }
 }
 
 fn verify(split: Split, expected: &Digest, stop: &AtomicBool) -> Result<(), AdoptError> {

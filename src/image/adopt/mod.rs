@@ -28,6 +28,7 @@ pub use self::error::AdoptError;
 use self::layers::{Layer, Taking};
 use super::assemble::{Plan, assemble};
 use super::digest::Digest;
+use super::extract::Limits;
 use super::reference::Reference;
 use super::store::{Store, chain_ids};
 use crate::sys::namespace;
@@ -86,6 +87,8 @@ pub struct AdoptOptions {
     pub images: Vec<String>,
     /// How many layers are taken at a time.
     pub parallel: NonZeroUsize,
+    /// What a layer may ask for.
+    pub limits: Limits,
 }
 
 /// An image that was, or would be, taken over.
@@ -243,6 +246,7 @@ fn one(store: &Store, candidate: &Candidate, options: &AdoptOptions) -> Result<A
         layers: &candidate.layers,
         mode: options.mode,
         verify: options.verify,
+        limits: &options.limits,
         store: &directory,
         ways: Mutex::default(),
         bytes: AtomicU64::new(0),

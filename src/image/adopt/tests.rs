@@ -15,7 +15,7 @@ use super::bolt::{Bolt, Bucket, Value};
 use super::error::AdoptError;
 use super::split::Split;
 use super::tree::{self, Manner};
-use crate::image::extract::{FILES, Listed, fingerprint, read_inventory};
+use crate::image::extract::{FILES, Limits, Listed, fingerprint, read_inventory};
 use crate::sys::fs;
 
 const PAGE: usize = 512;
@@ -152,10 +152,25 @@ fn taken(mode: Mode, make: impl FnOnce(&Path)) -> Result<(tempfile::TempDir, Pat
     let from = scratch.path().join("from");
     std::fs::create_dir(&from).unwrap();
     make(&from);
-    let manner = Manner { mode, read: false };
+    let manner = Manner { mode, read: false, limits: &Limits::default() };
     tree::take(&from, scratch.path(), manner, None, &AtomicBool::new(false))?;
     let to = scratch.path().join(FILES);
     Ok((scratch, to))
+}
+
+#[test]
+fn a_layer_that_exceeds_the_configured_size_is_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let from = scratch.path().join("from");
+    std::fs::create_dir(&from).unwrap();
+    std::fs::write(from.join("large"), vec![1; 2 << 20]).unwrap();
+    let limits = |max_unpacked_bytes| Limits { max_unpacked_bytes, ..Limits::default() };
+    for (most, fits) in [(4 << 20, true), (1 << 20, false)] {
+        let staging = tempfile::tempdir_in(scratch.path()).unwrap();
+        let manner = Manner { mode: Mode::Copy, read: false, limits: &limits(most) };
+        let taken = tree::take(&from, staging.path(), manner, None, &AtomicBool::new(false));
+        assert_eq!(taken.is_ok(), fits, "{most}");
+    }
 }
 
 #[test]
@@ -204,7 +219,14 @@ fn what_was_taken_is_listed_and_content_that_was_read_has_its_fingerprint() {
         std::os::unix::fs::symlink("dir", from.join("link")).unwrap();
         let listed = BTreeSet::from([Vec::new()]);
         let stop = AtomicBool::new(false);
-        tree::take(&from, scratch.path(), Manner { mode, read }, Some(&listed), &stop).unwrap();
+        tree::take(
+            &from,
+            scratch.path(),
+            Manner { mode, read, limits: &Limits::default() },
+            Some(&listed),
+            &stop,
+        )
+        .unwrap();
         let files = read_inventory(scratch.path()).unwrap();
         let names: Vec<_> = files.keys().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
         assert_eq!(names, ["", "dir", "dir/file", "gone", "holes", "link", "null", "twin"]);
@@ -246,7 +268,7 @@ fn unlisted_directories_are_left_to_the_layers_below() {
     fs::set_owner_and_mode(directory.as_fd(), 7, 7, 0o700).unwrap();
     let listed = BTreeSet::from([b"listed".to_vec()]);
     let stop = AtomicBool::new(false);
-    let manner = Manner { mode: Mode::Copy, read: false };
+    let manner = Manner { mode: Mode::Copy, read: false, limits: &Limits::default() };
     let extracted = tree::take(&from, scratch.path(), manner, Some(&listed), &stop).unwrap();
     assert_eq!(extracted.implied_directories, [Path::new(""), Path::new("listed/unlisted")]);
     let stat = scratch.path().join(FILES).join("listed/unlisted").metadata().unwrap();

@@ -38,11 +38,12 @@ const LARGEST_WITH_HOLES: u64 = 1 << 20;
 
 /// How a layer is taken.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Manner {
+pub(super) struct Manner<'a> {
     pub(super) mode: Mode,
     /// Read the content of all files for the inventory. Of copies it is read in any case, of others only the length is
     /// noted.
     pub(super) read: bool,
+    pub(super) limits: &'a Limits,
 }
 
 /// One layer on its way.
@@ -50,7 +51,7 @@ struct Taker<'a> {
     tree: &'a Path,
     mode: Mode,
     read: bool,
-    limits: Limits,
+    limits: &'a Limits,
     inventory: Inventory,
     /// Where files with more than one link were put first, by inode.
     linked: HashMap<u64, Vec<u8>>,
@@ -79,7 +80,7 @@ struct Pending {
 pub(super) fn take(
     tree: &Path,
     staging: &Path,
-    manner: Manner,
+    manner: Manner<'_>,
     listed: Option<&BTreeSet<Vec<u8>>>,
     stop: &AtomicBool,
 ) -> Result<Extracted, AdoptError> {
@@ -114,14 +115,14 @@ pub(super) fn take(
 }
 
 impl<'a> Taker<'a> {
-    fn new(tree: &'a Path, staging: &Path, manner: Manner) -> io::Result<Self> {
+    fn new(tree: &'a Path, staging: &Path, manner: Manner<'a>) -> io::Result<Self> {
         let target = staging.join(FILES);
         std::fs::create_dir_all(&target)?;
         Ok(Self {
             tree,
             mode: manner.mode,
             read: manner.read || manner.mode == Mode::Copy,
-            limits: Limits::default(),
+            limits: manner.limits,
             inventory: Inventory::create(staging)?,
             linked: HashMap::new(),
             from: fs::open_directory(tree)?,
@@ -313,7 +314,11 @@ impl<'a> Taker<'a> {
         self.inodes += 1;
         self.bytes = self.bytes.saturating_add(bytes);
         let within = self.inodes <= self.limits.max_entries && self.bytes <= self.limits.max_unpacked_bytes;
-        if within { Ok(()) } else { Err(self.refused(path, "the layer is larger than any layer may be")) }
+        if within {
+            Ok(())
+        } else {
+            Err(self.refused(path, "the layer has more than a layer may have (images.max_unpacked_bytes)"))
+        }
     }
 
     fn check_depth(&self, depth: u32, path: &[u8]) -> Result<(), AdoptError> {

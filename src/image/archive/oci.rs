@@ -10,7 +10,7 @@ use super::source::{Source, blob_name};
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::registry::Platform;
-use crate::image::registry::manifest::{self, Content, Document, InvalidManifest, Manifest};
+use crate::image::registry::manifest::{self, Content, Descriptor, Document, InvalidManifest, Manifest};
 
 pub(super) const INDEX: &str = "index.json";
 const LAYOUT: &str = "oci-layout";
@@ -31,27 +31,13 @@ struct Layout {
 
 #[derive(Deserialize)]
 struct Index {
-    manifests: Option<Vec<Entry>>,
+    manifests: Option<Vec<Descriptor>>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Entry {
-    #[serde(default)]
-    media_type: String,
-    digest: String,
-    size: u64,
-    platform: Option<Platform>,
-    artifact_type: Option<String>,
-    annotations: Option<BTreeMap<String, String>>,
-}
-
-impl Entry {
-    fn name(&self) -> Option<&str> {
-        let annotations = self.annotations.as_ref()?;
-        let name = annotations.get(FULL_NAME).or_else(|| annotations.get(REF_NAME))?;
-        Some(name.as_str()).filter(|name| !name.is_empty())
-    }
+fn name_of(entry: &Descriptor) -> Option<&str> {
+    let annotations = entry.annotations.as_ref()?;
+    let name = annotations.get(FULL_NAME).or_else(|| annotations.get(REF_NAME))?;
+    Some(name.as_str()).filter(|name| !name.is_empty())
 }
 
 /// All images of a layout that are for `platform`.
@@ -96,15 +82,18 @@ fn check_version(source: &Source) -> Result<(), ArchiveError> {
 
 /// The entries to take: of several for one name, by platform, those that run best here. Without a name each is an image
 /// of its own, where it has a platform the best.
-fn for_platform<'a>(entries: &'a [Entry], platform: &Platform) -> Result<Vec<&'a Entry>, ArchiveError> {
-    let mut by_name: BTreeMap<Option<&str>, Vec<&Entry>> = BTreeMap::new();
+fn for_platform<'a>(
+    entries: &'a [Descriptor],
+    platform: &Platform,
+) -> Result<Vec<&'a Descriptor>, ArchiveError> {
+    let mut by_name: BTreeMap<Option<&str>, Vec<&Descriptor>> = BTreeMap::new();
     for entry in entries.iter().filter(|entry| entry.artifact_type.is_none()) {
-        by_name.entry(entry.name()).or_default().push(entry);
+        by_name.entry(name_of(entry)).or_default().push(entry);
     }
     let mut chosen = Vec::new();
     let mut others = Vec::new();
     for (name, group) in by_name {
-        let rank = |entry: &Entry| entry.platform.as_ref().map_or(Some(0), |own| platform.rank(own));
+        let rank = |entry: &Descriptor| entry.platform.as_ref().map_or(Some(0), |own| platform.rank(own));
         let Some(best) = group.iter().filter_map(|entry| rank(entry)).max() else {
             others.extend(group.iter().filter_map(|entry| entry.platform.as_ref()).map(ToString::to_string));
             continue;
@@ -120,10 +109,14 @@ fn for_platform<'a>(entries: &'a [Entry], platform: &Platform) -> Result<Vec<&'a
 }
 
 /// The image of an entry, or what else it is.
-fn image(source: &Source, entry: &Entry, platform: &Platform) -> Result<Result<Found, String>, ArchiveError> {
-    let digest: Digest = entry.digest.parse().map_err(|e| ArchiveError::document(INDEX, &e))?;
-    let (names, tags) = names(entry, &digest);
-    let found = read(source, Content { digest, size: entry.size }, &entry.media_type, platform)?;
+fn image(
+    source: &Source,
+    entry: &Descriptor,
+    platform: &Platform,
+) -> Result<Result<Found, String>, ArchiveError> {
+    let content = entry.content("entry of the index").map_err(|e| ArchiveError::document(INDEX, &e))?;
+    let (names, tags) = names(entry, &content.digest);
+    let found = read(source, content, &entry.media_type, platform)?;
     Ok(found.map(|found| Found { names, tags, ..found }))
 }
 
@@ -194,8 +187,8 @@ fn descend(
 }
 
 /// An entry's name, or its tag alone. A name that is none gives an image without a name.
-fn names(entry: &Entry, digest: &Digest) -> (Vec<(Reference, Option<Digest>)>, Vec<String>) {
-    let Some(name) = entry.name() else { return (Vec::new(), Vec::new()) };
+fn names(entry: &Descriptor, digest: &Digest) -> (Vec<(Reference, Option<Digest>)>, Vec<String>) {
+    let Some(name) = name_of(entry) else { return (Vec::new(), Vec::new()) };
     if !name.contains(['/', ':', '@']) {
         return (Vec::new(), vec![name.to_owned()]);
     }

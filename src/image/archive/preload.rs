@@ -24,6 +24,7 @@ use tokio::io::unix::AsyncFd;
 use super::import::{ImportOptions, Imported, import};
 use super::{ArchiveError, Progress, oci};
 use crate::image::digest::Digest;
+use crate::image::extract::Limits;
 use crate::image::store::Store;
 use crate::record::{self, Durability};
 use crate::sys;
@@ -48,6 +49,7 @@ struct Done {
 pub(in crate::image) struct Preload {
     store: Store,
     directory: PathBuf,
+    limits: Limits,
     done: BTreeMap<String, Done>,
     /// Told to stop when the task ends.
     progress: Arc<Progress>,
@@ -60,13 +62,13 @@ impl Drop for Preload {
 }
 
 impl Preload {
-    pub(in crate::image) fn new(store: Store, directory: PathBuf) -> Self {
+    pub(in crate::image) fn new(store: Store, directory: PathBuf, limits: Limits) -> Self {
         let record = store.inner().root.join(RECORD);
         let done = record::read(&record).unwrap_or_else(|error| {
             tracing::warn!(%error, "all archives of the preload directory are looked at again");
             None
         });
-        Self { store, directory, done: done.unwrap_or_default(), progress: Arc::default() }
+        Self { store, directory, limits, done: done.unwrap_or_default(), progress: Arc::default() }
     }
 
     /// Imports what is there and what comes, for ever; ends where there is no such directory.
@@ -114,7 +116,7 @@ impl Preload {
             return;
         }
         let (store, progress, archive) = (self.store.clone(), Arc::clone(&self.progress), path.clone());
-        let options = ImportOptions { pinned: true, ..ImportOptions::default() };
+        let options = ImportOptions { pinned: true, limits: self.limits.clone(), ..ImportOptions::default() };
         let imported = sys::blocking(move || import(&store, &archive, &options, &progress)).await;
         match imported {
             Ok(imported) => self.remember(name, size, modified_nanos, &imported),

@@ -139,26 +139,25 @@ struct Wire {
 /// that are nothing to us.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Descriptor {
+pub(in crate::image) struct Descriptor {
     #[serde(default)]
-    media_type: String,
+    pub(in crate::image) media_type: String,
     digest: String,
     size: u64,
-    platform: Option<Platform>,
-    artifact_type: Option<String>,
-    annotations: Option<BTreeMap<String, String>>,
+    pub(in crate::image) platform: Option<Platform>,
+    pub(in crate::image) artifact_type: Option<String>,
+    pub(in crate::image) annotations: Option<BTreeMap<String, String>>,
 }
 
 impl Descriptor {
-    fn content(&self, what: impl Into<String>) -> Result<Content, InvalidManifest> {
+    /// What it leads to; `what` it is, for the error.
+    pub(in crate::image) fn content(&self, what: impl Into<String>) -> Result<Content, InvalidManifest> {
         match self.digest.parse() {
             Ok(digest) => Ok(Content { digest, size: self.size }),
             Err(e) => Err(InvalidManifest::Descriptor { what: what.into(), reason: e.to_string() }),
         }
     }
-}
 
-impl Descriptor {
     fn artifact_file(&self, index: usize) -> Result<ArtifactFile, InvalidManifest> {
         let Content { digest, size } = self.content(format!("blob {index}"))?;
         let title = self.annotations.as_ref().and_then(|annotations| annotations.get(TITLE)).cloned();

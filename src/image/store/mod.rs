@@ -63,7 +63,7 @@ pub use self::layer::{ChainId, LayerInfo, Usage, chain_ids};
 pub use self::lease::Lease;
 pub use self::repair::{DamagedRecord, OldLayer};
 use self::shared::{Section, Shared};
-pub(super) use self::stack::Stack;
+pub(super) use self::stack::{Node, Stack};
 use self::state::State;
 use self::trash::Trash;
 use crate::id::ContainerId;

@@ -38,6 +38,15 @@ pub(crate) enum Found {
     Other,
 }
 
+/// What a path leads to in the end.
+pub(crate) enum Node {
+    Directory,
+    /// A regular file, open.
+    File(File),
+    /// A device, FIFO or socket.
+    Other,
+}
+
 impl Stack {
     /// The root of the tree of these layers, topmost first.
     pub(crate) fn open(layers: &[PathBuf]) -> io::Result<Self> {
@@ -90,7 +99,7 @@ impl Stack {
 
     /// The content of the file at `path`; `None` when there is no such regular file. More than `max` bytes are an error.
     pub(crate) fn read_file(&self, path: &[u8], max: u64) -> io::Result<Option<Vec<u8>>> {
-        let Some(file) = self.resolve(path)? else { return Ok(None) };
+        let Some((_, Node::File(file))) = self.find(path)? else { return Ok(None) };
         let mut content = Vec::new();
         file.take(max.saturating_add(1)).read_to_end(&mut content)?;
         if content.len() as u64 > max {
@@ -102,11 +111,11 @@ impl Stack {
         Ok(Some(content))
     }
 
-    /// Opens the regular file at `path`, through links that stay in the tree.
-    fn resolve(&self, path: &[u8]) -> io::Result<Option<File>> {
+    /// What `path` stands for, through links that stay in the tree, and the path that leads there without any.
+    pub(crate) fn find(&self, path: &[u8]) -> io::Result<Option<(PathBuf, Node)>> {
         // Names still to go, the next one last; and the directories on the way down, the root not among them.
         let mut pending: Vec<Vec<u8>> = reversed(path);
-        let mut descent: Vec<Self> = Vec::new();
+        let mut descent: Vec<(Vec<u8>, Self)> = Vec::new();
         let mut links = 0;
         while let Some(name) = pending.pop() {
             if links > MAX_LINKS || descent.len() > MAX_DEPTH {
@@ -116,21 +125,31 @@ impl Stack {
                 descent.pop();
                 continue;
             }
-            match descent.last().unwrap_or(self).look_up(&name)? {
-                Found::Nothing | Found::Other => return Ok(None),
-                Found::File(file) => return Ok(pending.is_empty().then_some(file)),
-                Found::Directory(directory) => descent.push(directory),
+            let node = match descent.last().map_or(self, |(_, directory)| directory).look_up(&name)? {
+                Found::Nothing => return Ok(None),
+                Found::Directory(directory) => {
+                    descent.push((name, directory));
+                    continue;
+                }
                 Found::Link(target) => {
                     links += 1;
                     if target.starts_with(b"/") {
                         descent.clear();
                     }
                     pending.extend(reversed(&target));
+                    continue;
                 }
-            }
+                Found::File(file) => Node::File(file),
+                Found::Other => Node::Other,
+            };
+            return Ok(pending.is_empty().then(|| (path_to(&descent).join(fs::path_of(&name)), node)));
         }
-        Ok(None)
+        Ok(Some((path_to(&descent), Node::Directory)))
     }
+}
+
+fn path_to(descent: &[(Vec<u8>, Stack)]) -> PathBuf {
+    descent.iter().map(|(name, _)| fs::path_of(name)).collect()
 }
 
 fn reversed(path: &[u8]) -> Vec<Vec<u8>> {

@@ -63,8 +63,14 @@ impl Running {
             cgroups_path: cgroup.as_str(),
             hostname: "web-1",
             namespaces: Namespaces::default(),
-            files: PodFiles { resolv_conf: Some(&resolv_conf), hostname: Some(&hostname), shm: Some(&shm) },
+            files: PodFiles {
+                resolv_conf: Some(&resolv_conf),
+                hostname: Some(&hostname),
+                hosts: None,
+                shm: Some(&shm),
+            },
             mounts: &case.mounts,
+            default_mounts: &case.default_mounts,
             devices: &case.devices,
             annotations: &case.annotations,
             host: &host,
@@ -119,7 +125,7 @@ async fn a_container_sees_what_was_asked_for() {
                 },
             },
         }));
-        case.mounts = vec![observe::mount_source(volume.path()).unwrap()];
+        case.mounts = vec![Sources::default().find(&case.config.mounts[0]).unwrap()];
         let running = Running::new(name, "asked", &case).await;
         assert_eq!(
             running.sh("echo $B $A $PWD $HOSTNAME $HOME").await,

@@ -157,6 +157,67 @@ fn mounts_are_ordered_by_depth_and_replace_defaults() {
 }
 
 #[test]
+fn sys_of_the_client_takes_the_place_of_all_below_it() {
+    let case = Case::new(json!({"mounts": [{"container_path": "/sys", "host_path": "/sys"}]}));
+    let document = case.with_sources(SourcePropagation::Private).json();
+    let found = names(&document, "/mounts", "destination");
+    assert!(!found.contains(&"/sys/fs/cgroup".to_owned()), "{found:?}");
+}
+
+#[test]
+fn the_operators_mounts_come_over_podds_and_under_the_clients() {
+    let mount = |source: &str, destination: &str, readonly| HostMount {
+        source: source.into(),
+        destination: destination.into(),
+        readonly,
+    };
+    let mut case = Case::new(json!({"mounts": [{"container_path": "/secrets", "host_path": "/h"}]}))
+        .with_sources(SourcePropagation::Private);
+    case.hosts = Some("/etc/hosts".into());
+    case.default_mounts = vec![
+        mount("/op/1", "/secrets", true),
+        mount("/op/2", "/etc/hosts", true),
+        mount("/op/3", "/x", false),
+    ];
+    let document = case.json();
+    let mounts = document["mounts"].as_array().unwrap();
+    let of = |destination: &str| -> Vec<(&Value, &Value)> {
+        let at = mounts.iter().filter(|mount| mount["destination"] == destination);
+        at.map(|mount| (&mount["source"], &mount["options"][2])).collect()
+    };
+    assert_eq!(of("/secrets"), [(&json!("/h"), &json!("rw"))]);
+    assert_eq!(of("/etc/hosts"), [(&json!("/op/2"), &json!("ro"))]);
+    assert_eq!(of("/x"), [(&json!("/op/3"), &json!("rw"))]);
+}
+
+#[test]
+fn b27_an_image_is_mounted_read_only_and_without_programs_or_devices() {
+    let case = Case::new(json!({"mounts": [
+        {"container_path": "/model", "image": {"image": "x"}, "readonly": true, "image_sub_path": "a"},
+    ]}))
+    .with_sources(SourcePropagation::Private);
+    let document = case.json();
+    let mount = document["mounts"].as_array().unwrap().iter().find(|mount| mount["destination"] == "/model");
+    let options = json!(["rbind", "rprivate", "ro", "nosuid", "nodev", "noexec"]);
+    assert_eq!(mount.unwrap()["options"], options);
+}
+
+#[test]
+fn the_umask_is_that_of_an_allowed_annotation() {
+    let of = |text: &str| {
+        let mut case = Case::new(json!({}));
+        case.annotations.insert("io.kubernetes.cri-o.umask".to_owned(), text.to_owned());
+        case
+    };
+    assert_eq!(at(&of("0027").json(), "/process/user/umask"), json!(0o027));
+    assert_eq!(at(&Case::new(json!({})).json(), "/process/user/umask"), Value::Null);
+    for wrong in ["", "8", "+7", "1777", "u=rwx"] {
+        let error = of(wrong).refusal();
+        assert!(error.starts_with("annotations[\"io.kubernetes.cri-o.umask\"]: "), "{error}");
+    }
+}
+
+#[test]
 fn propagation_needs_a_mount_that_propagates() {
     let spec = |propagation: i32, source: SourcePropagation| {
         let mount = json!({"container_path": "/v", "host_path": "/h", "propagation": propagation});
@@ -193,7 +254,11 @@ fn what_cannot_be_honoured_is_refused_by_name() {
     };
     let context = |context: Value| json!({"linux": {"security_context": context}});
     let cases = [
-        (volume(json!({"image": {"image": "x"}})), "mounts[0] (\"/v\").image"),
+        (volume(json!({"image": {"image": "x"}})), "mounts[0] (\"/v\").readonly"),
+        (
+            volume(json!({"image": {"image": "x"}, "readonly": true, "propagation": 1})),
+            "mounts[0] (\"/v\").propagation",
+        ),
         (volume(json!({"uid_mappings": [{"length": 1}]})), "mounts[0] (\"/v\").uidMappings"),
         (volume(json!({"container_path": "/x/.."})), "mounts[0] (\"/x/..\").container_path"),
         (volume(json!({"host_path": ""})), "mounts[0] (\"/v\").host_path"),

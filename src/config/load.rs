@@ -10,7 +10,7 @@ use toml::Table;
 use super::read::{Problem, Reader};
 use super::{
     CgroupDriver, Config, ImagesConfig, LogLevel, MetricsConfig, MonitorConfig, NetworkConfig, NriConfig,
-    StreamingConfig, runtimes,
+    SeccompConfig, SecurityConfig, SelinuxConfig, StreamingConfig, runtimes,
 };
 
 /// The file that is read when `--config` names none; it need not exist.
@@ -89,6 +89,9 @@ impl Config {
             streaming: StreamingConfig::defaults(),
             metrics: MetricsConfig::defaults(),
             nri: NriConfig::defaults(),
+            security: SecurityConfig::defaults(),
+            seccomp: SeccompConfig::defaults(),
+            selinux: SelinuxConfig::defaults(),
         }
     }
 }
@@ -109,6 +112,9 @@ fn apply(config: &mut Config, mut reader: Reader<'_>) {
     reader.section("streaming", |reader| config.streaming.read(reader));
     reader.section("metrics", |reader| config.metrics.read(reader));
     reader.section("nri", |reader| config.nri.read(reader));
+    reader.section("security", |reader| config.security.read(reader));
+    reader.section("seccomp", |reader| config.seccomp.read(reader));
+    reader.section("selinux", |reader| config.selinux.read(reader));
     reader.finish();
 }
 
@@ -139,6 +145,8 @@ fn check(config: &Config, problems: &mut Vec<Problem>) {
             problem("images.pinned", text);
         }
     }
+    config.security.check(&mut problem);
+    config.selinux.check(&mut problem);
     if config.network.plugin_dirs.is_empty() {
         problem("network.plugin_dirs", "an empty list: no plugin could be found".to_owned());
     }

@@ -44,8 +44,17 @@ impl Pods {
         let id = PodId::generate();
         let (cgroup, made_cgroup) = self.cgroup_of_pod(&id, &request.config)?;
         let PodRequest { name, config, handler } = request;
-        let facts =
-            PodFacts { id: id.clone(), name, config, handler, created_at: now(), cgroup, made_cgroup };
+        let level = self.selinux_level(&config)?;
+        let facts = PodFacts {
+            id: id.clone(),
+            name,
+            selinux_level: level.value(),
+            config,
+            handler,
+            created_at: now(),
+            cgroup,
+            made_cgroup,
+        };
         let stage = Stage::begin("recording the intent", &facts.name);
         if let Err(error) = stage.check(self.write_pod(&facts, PodStage::Unsettled)) {
             let _ = fs::remove_dir_all(self.paths.pod(&id).dir);

@@ -5,8 +5,8 @@
 //! reproduced from its input. Each file here holds the rules of one part of the document:
 //!
 //! ```text
-//! process.rs    args, env, cwd, user, oom_score_adj      security.rs   capabilities, AppArmor, SELinux
-//! mounts.rs     default and CRI mounts, their order      seccomp.rs    the RuntimeDefault filter
+//! process.rs    args, env, cwd, user, oom_score_adj      security.rs   capabilities, AppArmor
+//! mounts.rs     default and CRI mounts, their order      seccomp/      filters of system calls, profiles
 //! linux.rs      namespaces, devices, masks               resources.rs  cpu, memory, hugepages, unified
 //! user.rs       who runs it: CRI, image, passwd, group annotations.rs which annotations are heard
 //! ```
@@ -18,10 +18,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use oci_spec::image::ImageConfiguration;
-use oci_spec::runtime::{Root, Spec};
+use oci_spec::runtime::{Capability, Root, Spec};
 
 use crate::api;
 use crate::id::PodId;
+use crate::selinux::Labels;
 
 pub mod annotations;
 mod linux;
@@ -37,8 +38,10 @@ mod tests;
 pub mod user;
 
 pub use observe::{HostDevice, HostFacts, MountSource, SourcePropagation};
-pub use process::exec_process;
+pub use process::{exec_process, program};
 pub use resources::linux_resources;
+pub use seccomp::{Filter, InvalidProfile, Profile, Profiles, UnreadableProfile};
+pub use security::{DEFAULT_CAPABILITIES, capability};
 pub use user::{ResolvedUser, UserError, UserRequest, image_user};
 
 /// The version written into each document: the newest that every runtime in use accepts (crun before 1.9 refuses 1.1).
@@ -73,6 +76,12 @@ pub struct SpecInput<'a> {
     pub devices: &'a [HostDevice],
     /// The client's annotations that the operator allows, from [`annotations::allowed`].
     pub annotations: &'a BTreeMap<String, String>,
+    /// The capabilities of a container that adds and drops none.
+    pub capabilities: &'a [Capability],
+    /// The filter of system calls, from [`Profiles::filter`].
+    pub seccomp: &'a Filter<'a>,
+    /// The labels, from [`Selinux::labels`](crate::selinux::Selinux::labels).
+    pub labels: &'a Labels,
     /// What is known of the host.
     pub host: &'a HostFacts,
 }

@@ -40,7 +40,7 @@ pub(super) fn build(
     }
     let (mut asked, mut propagation) = (Vec::new(), None);
     for (index, (mount, source)) in input.config.mounts.iter().zip(input.mounts).enumerate() {
-        let (mount, needs) = client_mount(input, index, mount, source)?;
+        let (mount, needs) = client_mount(index, mount, source)?;
         propagation = propagation.max(needs);
         asked.push(mount);
     }
@@ -91,7 +91,6 @@ fn pod_mounts(input: &SpecInput<'_>) -> Vec<Mount> {
 }
 
 fn client_mount(
-    input: &SpecInput<'_>,
     index: usize,
     asked: &api::Mount,
     source: &MountSource,
@@ -102,9 +101,6 @@ fn client_mount(
     }
     if !asked.uid_mappings.is_empty() || !asked.gid_mappings.is_empty() {
         return Err(SpecError::unsupported(field("uidMappings"), "id-mapped mounts are not made"));
-    }
-    if asked.selinux_relabel && input.host.selinux && !security(input).privileged {
-        return Err(SpecError::unsupported(field("selinux_relabel"), "volumes are not relabelled"));
     }
     if asked.host_path.is_empty() {
         return Err(SpecError::invalid(field("host_path"), "it is empty"));

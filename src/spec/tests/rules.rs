@@ -229,16 +229,16 @@ fn what_cannot_be_honoured_is_refused_by_name() {
 fn profiles_follow_what_the_host_has() {
     let mut case = with_context(&json!({
         "apparmor": {"profile_type": 2, "localhost_ref": "localhost/mine"},
-        "selinux_options": {"type": "my_t", "level": "s0:c1,c2"},
     }));
     case.host.apparmor = true;
     let document = case.json();
     assert_eq!(at(&document, "/process/apparmorProfile"), json!("mine"));
     assert_eq!(at(&document, "/process/selinuxLabel"), Value::Null, "SELinux is off");
-    case.host.selinux = true;
+    let (process, mount) = ("u:r:my_t:s0:c1,c2", "u:object_r:my_file_t:s0:c1,c2");
+    case.labels = Labels { process: Some(process.into()), mount: Some(mount.into()), relabel: true };
     let document = case.json();
-    assert_eq!(at(&document, "/process/selinuxLabel"), json!("system_u:system_r:my_t:s0:c1,c2"));
-    assert_eq!(at(&document, "/linux/mountLabel"), json!("system_u:object_r:container_file_t:s0:c1,c2"));
+    assert_eq!(at(&document, "/process/selinuxLabel"), json!(process));
+    assert_eq!(at(&document, "/linux/mountLabel"), json!(mount));
     let mut unset = Case::new(json!({}));
     unset.host.apparmor = true;
     assert_eq!(at(&unset.json(), "/process/apparmorProfile"), Value::Null);

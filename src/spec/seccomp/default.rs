@@ -1,8 +1,9 @@
 //! The built-in RuntimeDefault profile, made from `default.json`.
 //!
-//! It is data: system calls that are always allowed, and groups of them that a capability opens. All others fail with EPERM, and
-//! those that the C libraries try first and then do without (`clone3`) fail with ENOSYS, so that they fall back. What opens the
-//! kernel far beyond the container's need is in no group: io_uring, keyrings, userfaultfd, AF_ALG and AF_VSOCK sockets.
+//! It is data: system calls that are always allowed, and groups of them that a capability opens. What is known and not allowed
+//! fails with EPERM. What is not known, to the profile or to the machine's libseccomp, fails with ENOSYS, as on a kernel without it,
+//! so that the C libraries fall back; so does `clone3`. What opens the kernel far beyond a container's need is in no group:
+//! io_uring, keyrings, userfaultfd, AF_ALG and AF_VSOCK sockets.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -21,18 +22,24 @@ const ENOSYS: u32 = 38;
 /// The flags of clone(2) that make namespaces; all but CLONE_NEWTIME, which clone(2) cannot make.
 const NAMESPACE_FLAGS: u64 = 0x7E02_0000;
 
-/// The address families of socket(2) below 64 but for AF_ALG (38), which few need and which has been a way out of containers, and
-/// AF_VSOCK (40), which reaches the hypervisor past the pod's network namespace. As mask and value, because a family is the
-/// lower half of its register: a comparison of the whole register would let 40 with a bit in the upper half through.
+/// The lower half of a register, which is all that the kernel reads of an `int`: a comparison of the whole register would let a
+/// forbidden value with a bit in the upper half through.
+const INT: u64 = 0xFFFF_FFFF;
+
+/// AF_ALG, which few need and which has been a way out of containers, and AF_VSOCK, which reaches the hypervisor past the pod's
+/// network namespace.
+const REFUSED_FAMILIES: [u64; 2] = [38, 40];
+
+/// The other address families of socket(2) below 64, as mask and value.
 const FAMILIES: [(u64, u64); 8] = [
-    (0xFFFF_FFE0, 0),
-    (0xFFFF_FFFC, 32),
-    (0xFFFF_FFFE, 36),
-    (0xFFFF_FFFF, 39),
-    (0xFFFF_FFFF, 41),
-    (0xFFFF_FFFE, 42),
-    (0xFFFF_FFFC, 44),
-    (0xFFFF_FFF0, 48),
+    (INT - 31, 0),
+    (INT - 3, 32),
+    (INT - 1, 36),
+    (INT, 39),
+    (INT, 41),
+    (INT - 1, 42),
+    (INT - 3, 44),
+    (INT - 15, 48),
 ];
 
 /// The personalities that do not weaken the process: Linux and Linux with 32-bit or 2.6 version numbers.
@@ -50,6 +57,8 @@ struct Data {
     aarch64: Vec<String>,
     /// Allowed to those who have any of the capabilities.
     capability: Vec<Gate>,
+    /// Allowed to nobody.
+    refused: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -67,30 +76,42 @@ static DATA: LazyLock<Data> = LazyLock::new(|| {
 pub(super) fn filter(capabilities: &Capabilities) -> LinuxSeccomp {
     let data = &*DATA;
     let native = if cfg!(target_arch = "aarch64") { &data.aarch64 } else { &data.x86_64 };
-    let gates = data.capability.iter().filter(|gate| gate.any.iter().any(|cap| capabilities.contains(cap)));
-    let names: BTreeSet<_> =
-        data.always.iter().chain(native).chain(gates.flat_map(|gate| &gate.allow)).collect();
-    let names = names.into_iter().cloned().collect();
-    let mut rules = vec![rule(names, LinuxSeccompAction::ScmpActAllow, None, Vec::new())];
-    rules.extend(
-        PERSONALITIES.map(|value| {
-            allow("personality", vec![argument(0, value, None, LinuxSeccompOperator::ScmpCmpEq)])
-        }),
-    );
-    rules.extend(FAMILIES.map(|(mask, family)| allow("socket", vec![masked(mask, family)])));
+    let opens = |gate: &&Gate| gate.any.iter().any(|capability| capabilities.contains(capability));
+    let (open, closed): (Vec<_>, Vec<_>) = data.capability.iter().partition(opens);
+    let of = |gates: Vec<&'static Gate>| gates.into_iter().flat_map(|gate| &gate.allow);
+    let allowed: BTreeSet<_> = data.always.iter().chain(native).chain(of(open)).cloned().collect();
+    // These have rules of their own.
+    let special = |name: &&String| *name == "clone" || *name == "clone3";
+    let refused = data.refused.iter().chain(of(closed).filter(|name| !special(name)));
+    let refused: BTreeSet<_> = refused.filter(|name| !allowed.contains(*name)).cloned().collect();
+    let mut rules = vec![
+        rule(allowed.into_iter().collect(), LinuxSeccompAction::ScmpActAllow, None, Vec::new()),
+        rule(refused.into_iter().collect(), LinuxSeccompAction::ScmpActErrno, Some(EPERM), Vec::new()),
+    ];
+    let equal = |value| argument(0, value, None, LinuxSeccompOperator::ScmpCmpEq);
+    rules.extend(PERSONALITIES.map(|value| allow("personality", equal(value))));
+    rules.extend(FAMILIES.map(|(mask, family)| allow("socket", masked(mask, family))));
+    rules.extend(REFUSED_FAMILIES.map(|family| refuse("socket", masked(INT, family))));
     if !capabilities.contains(&Capability::SysAdmin) {
-        rules.push(allow("clone", vec![masked(NAMESPACE_FLAGS, 0)]));
-        // Its flags are in memory, where a filter cannot look.
-        let name = vec!["clone3".to_owned()];
-        rules.push(rule(name, LinuxSeccompAction::ScmpActErrno, Some(ENOSYS), Vec::new()));
+        rules.extend(without_namespaces());
     }
     let mut filter = LinuxSeccomp::default();
     filter
         .set_default_action(LinuxSeccompAction::ScmpActErrno)
-        .set_default_errno_ret(Some(EPERM))
+        .set_default_errno_ret(Some(ENOSYS))
         .set_architectures(Some(architectures()))
         .set_syscalls(Some(rules));
     filter
+}
+
+/// New processes without new namespaces. The flags of clone3(2) are in memory, where a filter cannot look.
+fn without_namespaces() -> Vec<LinuxSyscall> {
+    let flags = (0..u64::BITS).map(|bit| 1 << bit).filter(|flag| NAMESPACE_FLAGS & flag != 0);
+    let mut rules = vec![allow("clone", masked(NAMESPACE_FLAGS, 0))];
+    rules.extend(flags.map(|flag| refuse("clone", masked(flag, flag))));
+    let clone3 = vec!["clone3".to_owned()];
+    rules.push(rule(clone3, LinuxSeccompAction::ScmpActErrno, Some(ENOSYS), Vec::new()));
+    rules
 }
 
 fn architectures() -> Vec<Arch> {
@@ -100,8 +121,12 @@ fn architectures() -> Vec<Arch> {
     }
 }
 
-fn allow(name: &str, args: Vec<LinuxSeccompArg>) -> LinuxSyscall {
-    rule(vec![name.to_owned()], LinuxSeccompAction::ScmpActAllow, None, args)
+fn allow(name: &str, arg: LinuxSeccompArg) -> LinuxSyscall {
+    rule(vec![name.to_owned()], LinuxSeccompAction::ScmpActAllow, None, vec![arg])
+}
+
+fn refuse(name: &str, arg: LinuxSeccompArg) -> LinuxSyscall {
+    rule(vec![name.to_owned()], LinuxSeccompAction::ScmpActErrno, Some(EPERM), vec![arg])
 }
 
 /// The first argument with only the bits of `mask` is `value`.
@@ -118,7 +143,7 @@ mod tests {
         let open = |family: u64| FAMILIES.iter().any(|(mask, value)| family & mask == *value);
         for family in 0..64 {
             for upper in [0, 1 << 32, 0xFFFF_FFFF << 32] {
-                assert_eq!(open(family | upper), family != 38 && family != 40, "{family}");
+                assert_eq!(open(family | upper), !REFUSED_FAMILIES.contains(&family), "{family}");
             }
         }
         assert!(!open(64) && !open(1 << 31));
@@ -135,6 +160,7 @@ mod tests {
         assert_eq!(all.len(), data.always.len(), "a name twice");
         let every = data.capability.iter().flat_map(|gate| &gate.allow).chain(&data.always);
         let every: BTreeSet<_> = every.map(String::as_str).collect();
+        assert!(data.refused.iter().all(|name| !every.contains(name.as_str())));
         for name in [
             "io_uring_setup",
             "io_uring_enter",

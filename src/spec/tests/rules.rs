@@ -267,6 +267,12 @@ fn b25_seccomp_is_off_unless_asked_for_and_follows_the_capabilities() {
     };
     assert_eq!(of(&plain, "clone3")[0]["errnoRet"], 38);
     assert_eq!(of(&plain, "clone")[0]["args"][0]["op"], "SCMP_CMP_MASKED_EQ");
+    assert_eq!(plain["defaultErrnoRet"], 38);
+    let refused = plain["syscalls"][1]["names"].as_array().unwrap().clone();
+    assert_eq!(plain["syscalls"][1]["errnoRet"], 1);
+    assert!(refused.contains(&json!("mount")) && !refused.contains(&json!("clone")), "{refused:?}");
+    assert!(profile(&["BPF"])["syscalls"][0]["names"].as_array().unwrap().contains(&json!("bpf")));
+    assert!(!profile(&["BPF"])["syscalls"][1]["names"].as_array().unwrap().contains(&json!("bpf")));
     let admin = profile(&["SYS_ADMIN"]);
     assert!(admin["syscalls"][0]["names"].as_array().unwrap().contains(&json!("mount")));
     assert!(of(&admin, "clone3").is_empty());

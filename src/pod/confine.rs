@@ -86,6 +86,16 @@ impl Confinement {
 }
 
 impl Pods {
+    /// What holds containers in bounds on this node, for people to read.
+    pub fn confinement(&self) -> serde_json::Value {
+        serde_json::json!({
+            "selinux": self.confinement.selinux.categories().is_some(),
+            "apparmor": self.host.apparmor,
+            "apparmorDefault": self.host.apparmor_default,
+            "capabilities": self.confinement.capabilities.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        })
+    }
+
     /// The level for a new pod; the caller holds it until the pod is in the index.
     pub(super) fn selinux_level(&self, config: &PodSandboxConfig) -> Result<Level<'_>, PodError> {
         let Some(categories) = self.confinement.selinux.categories() else { return Ok(Level::Given(None)) };

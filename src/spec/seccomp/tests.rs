@@ -142,14 +142,14 @@ fn config() -> SeccompConfig {
     Config::defaults(Path::new("/"), Path::new("/run")).seccomp
 }
 
-fn asking(context: Value) -> api::ContainerConfig {
+fn asking(context: &Value) -> api::ContainerConfig {
     serde_json::from_value(json!({"linux": {"security_context": context}})).unwrap()
 }
 
 #[test]
 fn b25_unset_is_what_the_node_says_and_privileged_is_unconfined() {
     let of = |config: &SeccompConfig, context: Value| {
-        format!("{:?}", Profiles::load(config).unwrap().filter(&asking(context)).unwrap())
+        format!("{:?}", Profiles::load(config).unwrap().filter(&asking(&context)).unwrap())
     };
     let strict = SeccompConfig { unset: UnsetSeccomp::RuntimeDefault, ..config() };
     assert_eq!(of(&config(), json!({})), "Unconfined");
@@ -191,7 +191,7 @@ fn b25_profiles_are_found_by_path_or_by_name_below_the_root_and_their_faults_nam
             json!({"seccomp": {"profile_type": 2, "localhost_ref": reference}}),
             json!({"seccomp_profile_path": reference}),
         ] {
-            let found = profiles.filter(&asking(context)).unwrap();
+            let found = profiles.filter(&asking(&context)).unwrap();
             assert_eq!(found, Filter::Profile(Cow::Owned(good.clone())), "{reference}");
         }
     }
@@ -207,7 +207,7 @@ fn b25_profiles_are_found_by_path_or_by_name_below_the_root_and_their_faults_nam
         (at("bad.json"), format!(": {} is not a seccomp profile: EOF while parsing", at("bad.json"))),
     ] {
         let context = json!({"seccomp": {"profile_type": 2, "localhost_ref": reference}});
-        let error = profiles.filter(&asking(context)).unwrap_err().to_string();
+        let error = profiles.filter(&asking(&context)).unwrap_err().to_string();
         assert!(error.starts_with(&format!("linux.security_context.seccomp{expected}")), "{error}");
     }
 }
@@ -220,7 +220,7 @@ fn the_nodes_own_default_is_read_once_and_must_be_there() {
     let config = SeccompConfig { profile: profile.clone(), ..config() };
     let profiles = Profiles::load(&config).unwrap();
     fs::remove_file(&profile).unwrap();
-    let found = profiles.filter(&asking(json!({"seccomp": {"profile_type": 0}}))).unwrap();
+    let found = profiles.filter(&asking(&json!({"seccomp": {"profile_type": 0}}))).unwrap();
     assert!(matches!(found, Filter::Profile(_)), "{found:?}");
     let error = Profiles::load(&config).unwrap_err().to_string();
     assert_eq!(error, format!("the seccomp profile {} cannot be read", profile.display()));

@@ -18,7 +18,7 @@ use crate::selinux::{
 };
 use crate::spec::{self, HostFacts, Profiles};
 use crate::sys;
-use crate::sys::namespace::{NamespaceRequest, SysctlNamespace, sysctl_namespace};
+use crate::sys::namespace::{NamespaceRequest, SysctlNamespace, same_sysctl, sysctl_namespace};
 
 /// By these a pod says that a volume with the right label at its top has it all through; the first is CRI-O's older name.
 const TRUST_TOP: [&str; 2] =
@@ -78,8 +78,8 @@ impl Confinement {
                 Ok(SysctlNamespace::Ipc) => request.ipc.is_some(),
                 Err(_) => false,
             };
-            if own {
-                request.sysctls.entry(name.clone()).or_insert_with(|| value.clone());
+            if own && !request.sysctls.keys().any(|asked| same_sysctl(asked, name)) {
+                request.sysctls.insert(name.clone(), value.clone());
             }
         }
     }

@@ -55,11 +55,7 @@ impl Pods {
             cgroup,
             made_cgroup,
         };
-        let stage = Stage::begin("recording the intent", &facts.name);
-        if let Err(error) = stage.check(self.write_pod(&facts, PodStage::Unsettled)) {
-            let _ = fs::remove_dir_all(self.paths.pod(&id).dir);
-            return Err(error);
-        }
+        self.record_intent(&facts)?;
         let built = match self.build(&facts).await {
             Ok(ips) => {
                 let state = PodState::Ready { ips };
@@ -80,6 +76,12 @@ impl Pods {
                 Err(error)
             }
         }
+    }
+
+    fn record_intent(&self, facts: &PodFacts) -> Result<(), PodError> {
+        let stage = Stage::begin("recording the intent", &facts.name);
+        let recorded = stage.check(self.write_pod(facts, PodStage::Unsettled));
+        recorded.inspect_err(|_| drop(fs::remove_dir_all(self.paths.pod(&facts.id).dir)))
     }
 
     pub(super) fn write_pod(&self, facts: &PodFacts, stage: PodStage) -> Result<(), record::RecordError> {

@@ -126,16 +126,12 @@ async fn b25_unset_and_privileged_are_unconfined_and_a_capability_opens_what_nee
     node.finish().await;
 }
 
-#[tokio::test]
-async fn b25_a_profile_of_the_kubelets_is_read_from_its_file_and_a_bad_one_named() {
-    let (mut node, pod, image) = start().await;
-    let path = |name: &str| node.names.dir().join(name).display().to_string();
-    let (plain, mapped, bad, missing) =
-        (path("plain.json"), path("mapped.json"), path("bad.json"), path("missing.json"));
+/// A profile of the plain format, and one with conditions.
+fn write_profiles(plain: &str, mapped: &str) {
     let plain_profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
         {"names": ["mkdir", "mkdirat", "a_call_of_tomorrow"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28},
     ]});
-    fs::write(&plain, plain_profile.to_string()).unwrap();
+    fs::write(plain, plain_profile.to_string()).unwrap();
     let rule = |names: &[&str], errno: i32, includes| {
         json!({
             "names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": errno, "args": [], "includes": includes, "excludes": {},
@@ -153,7 +149,16 @@ async fn b25_a_profile_of_the_kubelets_is_read_from_its_file_and_a_bad_one_named
             {"names": ["sethostname"], "action": "SCMP_ACT_ALLOW"},
         ],
     });
-    fs::write(&mapped, mapped_profile.to_string()).unwrap();
+    fs::write(mapped, mapped_profile.to_string()).unwrap();
+}
+
+#[tokio::test]
+async fn b25_a_profile_of_the_kubelets_is_read_from_its_file_and_a_bad_one_named() {
+    let (mut node, pod, image) = start().await;
+    let path = |name: &str| node.names.dir().join(name).display().to_string();
+    let (plain, mapped, bad, missing) =
+        (path("plain.json"), path("mapped.json"), path("bad.json"), path("missing.json"));
+    write_profiles(&plain, &mapped);
     fs::write(&bad, r#"{"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/l"}"#).unwrap();
     let localhost = |name: &str, path: &str, script: &str| {
         of(&image, seccomp(ContainerSpec::script(name, script), ProfileType::Localhost, path))
@@ -347,7 +352,7 @@ async fn a_read_only_root_leaves_tmpfs_volumes_dev_and_shared_memory_writable() 
 #[tokio::test]
 async fn kernel_parameters_are_set_in_the_pods_namespaces_and_refused_where_they_are_the_nodes() {
     let settings =
-        "security.sysctls = [\"net.ipv4.ip_default_ttl=77\", \"kernel.msgmax=4242\", \"kernel.shmmni=99\"]\n";
+        "security.sysctls = [\"net.ipv4.ip_default_ttl=77\", \"kernel.msgmax=4242\", \"kernel/shmmni=99\"]\n";
     let mut node = Node::start_with(settings).await;
     let with = |pod: PodSpec, name: &str| {
         let sysctls = [(name.to_owned(), "1".to_owned())].into();

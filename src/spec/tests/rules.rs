@@ -319,7 +319,9 @@ fn swap_is_off_where_there_is_a_memory_limit_and_it_can_be() {
 
 #[test]
 fn an_exec_runs_as_the_container_does() {
-    let spec = with_context(&json!({"no_new_privs": true})).build().unwrap();
+    let mut case = with_context(&json!({"no_new_privs": true}));
+    case.labels.process = Some("u:r:t:s0".to_owned());
+    let spec = case.build().unwrap();
     let first = spec.process().clone().unwrap();
     let exec = exec_process(&first, &["ls".into(), "-l".into()], true);
     assert_eq!(exec.args().clone().unwrap(), ["ls", "-l"]);
@@ -330,4 +332,5 @@ fn an_exec_runs_as_the_container_does() {
         (first.user(), first.cwd(), first.capabilities())
     );
     assert_eq!(exec.no_new_privileges(), Some(true));
+    assert_eq!(exec.selinux_label().as_deref(), Some("u:r:t:s0"));
 }

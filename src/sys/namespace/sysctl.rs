@@ -75,6 +75,11 @@ pub fn sysctl_namespace(name: &str) -> Result<SysctlNamespace, &'static str> {
     }
 }
 
+/// Whether two names, each in one of the notations, are of one parameter.
+pub fn same_sysctl(one: &str, other: &str) -> bool {
+    sysctl_parts(one) == sysctl_parts(other)
+}
+
 /// The parts of a parameter's name as sysctl(8) reads it: the first separator decides, and in the form with dots a `/`
 /// stands for a dot within a part (`net.ipv4.conf.eth0/100.forwarding`).
 fn sysctl_parts(name: &str) -> Vec<String> {
@@ -113,5 +118,7 @@ mod tests {
         }
         assert_eq!(sysctl_parts("net.ipv4.conf.eth0/1.tag"), ["net", "ipv4", "conf", "eth0.1", "tag"]);
         assert_eq!(sysctl_parts("net/ipv4/conf/eth0.1/tag"), ["net", "ipv4", "conf", "eth0.1", "tag"]);
+        assert!(same_sysctl("net.ipv4.conf.eth0/1.tag", "net/ipv4/conf/eth0.1/tag"));
+        assert!(!same_sysctl("net.ipv4.conf.eth0.tag", "net/ipv4/conf/eth0.1/tag"));
     }
 }

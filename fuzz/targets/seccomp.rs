@@ -2,7 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use podd::spec::{DEFAULT_CAPABILITIES, Profile};
+use podd::spec::DEFAULT_CAPABILITIES;
+use podd::spec::seccomp::Profile;
 
 fuzz_target!(|data: &[u8]| {
     let Ok(profile) = Profile::parse(data) else { return };

@@ -16,7 +16,8 @@ use crate::image::Image;
 use crate::selinux::{
     self, InvalidOption, Labels, Levels, RelabelError, Request, Reservation, Selinux, Trust,
 };
-use crate::spec::{self, HostFacts, Profiles};
+use crate::spec::seccomp::Profiles;
+use crate::spec::{self, HostFacts};
 use crate::sys;
 use crate::sys::namespace::{NamespaceRequest, SysctlNamespace, same_sysctl, sysctl_namespace};
 

@@ -17,10 +17,37 @@ use crate::sys::fs;
 /// The attribute that holds a label.
 const ATTRIBUTE: &[u8] = b"security.selinux";
 
-/// Directories of the host that hold more than a volume: with a container's label on them the host would not work any more.
-const NEVER: [&str; 24] = [
-    "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/media", "/mnt", "/opt", "/proc",
-    "/root", "/run", "/sbin", "/srv", "/sys", "/tmp", "/usr", "/var", "/var/lib", "/var/log", "/var/run",
+/// Directories of the host that hold more than a volume, by the paths to which links lead: with a container's label on them the host would not work any more.
+const NEVER: [&str; 30] = [
+    "/",
+    "/bin",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/home",
+    "/lib",
+    "/lib64",
+    "/media",
+    "/mnt",
+    "/opt",
+    "/proc",
+    "/root",
+    "/run",
+    "/sbin",
+    "/srv",
+    "/sys",
+    "/tmp",
+    "/usr",
+    "/usr/bin",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local",
+    "/usr/sbin",
+    "/usr/share",
+    "/var",
+    "/var/lib",
+    "/var/log",
+    "/var/run",
     "/var/tmp",
 ];
 
@@ -70,8 +97,8 @@ pub fn relabel(volume: &Path, label: &str, trust: Trust) -> Result<(), RelabelEr
     if !set(top.as_fd(), label).map_err(failed(b""))? || !is_directory(top.as_fd()).map_err(failed(b""))? {
         return Ok(());
     }
-    let root =
-        fs::open_directory(volume).map_err(|source| RelabelError::Io { path: volume.to_owned(), source })?;
+    // By the handle: the path may lead elsewhere by now.
+    let root = fs::open_directory_beneath(top.as_fd(), b"").map_err(failed(b""))?;
     // Paths below the volume, and not handles: a deep tree must not take all that the daemon may open.
     let mut directories = vec![Vec::new()];
     while let Some(path) = directories.pop() {

@@ -31,7 +31,7 @@ pub mod observe;
 pub mod pause;
 mod process;
 mod resources;
-mod seccomp;
+pub mod seccomp;
 mod security;
 #[cfg(test)]
 mod tests;
@@ -40,7 +40,6 @@ pub mod user;
 pub use observe::{HostDevice, HostFacts, MountSource, SourcePropagation};
 pub use process::{exec_process, program};
 pub use resources::linux_resources;
-pub use seccomp::{Filter, InvalidProfile, Profile, Profiles, UnreadableProfile};
 pub use security::{DEFAULT_CAPABILITIES, capability};
 pub use user::{ResolvedUser, UserError, UserRequest, image_user};
 
@@ -78,8 +77,8 @@ pub struct SpecInput<'a> {
     pub annotations: &'a BTreeMap<String, String>,
     /// The capabilities of a container that adds and drops none.
     pub capabilities: &'a [Capability],
-    /// The filter of system calls, from [`Profiles::filter`].
-    pub seccomp: &'a Filter<'a>,
+    /// The filter of system calls, from [`seccomp::Profiles::filter`].
+    pub seccomp: &'a seccomp::Filter<'a>,
     /// The labels, from [`Selinux::labels`](crate::selinux::Selinux::labels).
     pub labels: &'a Labels,
     /// What is known of the host.

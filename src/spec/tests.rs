@@ -67,7 +67,7 @@ impl Case {
 
     fn build(&self) -> Result<Spec, SpecError> {
         let pod_id = POD_ID.parse().unwrap();
-        let profiles = Profiles::load(&self.seccomp).unwrap();
+        let profiles = seccomp::Profiles::load(&self.seccomp).unwrap();
         build(&SpecInput {
             capabilities: &DEFAULT_CAPABILITIES,
             seccomp: &profiles.filter(&self.config)?,

@@ -109,7 +109,6 @@ impl Pods {
     /// Prepares the directories and mounts, and takes up again what an earlier daemon left.
     pub async fn open(config: Arc<Config>, images: Images, network: Network) -> Result<Arc<Self>, OpenError> {
         let paths = Paths::new(&config.run_dir, &config.network.netns_dir);
-        prepare(&paths)?;
         let cgroups = Cgroups::detect().map_err(OpenError::new("find the cgroup hierarchies"))?;
         let monitor_cgroup = CgroupPath::new(&config.monitor.cgroup).ok().filter(|path| !path.is_root());
         let host = HostFacts::observe(cgroups.mode()).map_err(OpenError::new("look at the host"))?;
@@ -133,6 +132,8 @@ impl Pods {
             attention: Notify::new(),
             config,
         });
+        // After all that can be wrong with the configuration, so that a daemon that does not start leaves no mounts.
+        prepare(&pods.paths)?;
         if let Some(Err(error)) = pods.monitor_cgroup.as_ref().map(|cgroup| pods.cgroups.create(cgroup)) {
             tracing::warn!("the monitors stay in the daemon's own cgroup: {}", chain(&error));
         }

@@ -10,7 +10,7 @@ use tonic::Code;
 use crate::common::probe::{Answer, Call, program};
 use crate::common::requests::Pod;
 use crate::common::tar::Entry;
-use crate::common::{ContainerSpec, Node, PodSpec, busybox, registry};
+use crate::common::{ContainerSpec, Node, PATIENCE, PodSpec, busybox, registry};
 
 const EPERM: i32 = 1;
 const ENOSYS: i32 = 38;
@@ -201,6 +201,30 @@ async fn b25_the_node_says_what_unset_means_and_which_profile_is_the_default() {
         .secured(|context| context.seccomp_profile_path = "localhost/default.json".to_owned());
     assert!(node.run_to_end(&pod, named).await.1.contains("No space left"));
     node.finish().await;
+}
+
+/// A daemon whose default profile is broken says so and does not begin, rather than run containers without it.
+#[tokio::test]
+async fn b25_a_broken_default_profile_keeps_the_daemon_from_starting() {
+    let dir = tempfile::tempdir().unwrap();
+    let (at, profile) = (dir.path().display(), dir.path().join("default.json"));
+    fs::write(&profile, r#"{"defaultAction": "SCMP_ACT_SOME"}"#).unwrap();
+    let config = dir.path().join("podd.toml");
+    let text = format!(
+        "root = \"{at}/root\"\nrun_dir = \"{at}/run\"\nnetwork.netns_dir = \"{at}/netns\"\n\
+         images.preload_dir = \"\"\nseccomp.profile = {profile:?}\n"
+    );
+    fs::write(&config, text).unwrap();
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_podd"));
+    command.args(["serve", "--config"]).arg(&config).kill_on_drop(true);
+    let ended = tokio::time::timeout(PATIENCE, command.output()).await.expect("it goes on running").unwrap();
+    let said = String::from_utf8_lossy(&ended.stdout) + String::from_utf8_lossy(&ended.stderr);
+    assert!(!ended.status.success());
+    for part in ["seccomp.profile", &profile.display().to_string(), "unknown variant `SCMP_ACT_SOME`"] {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&at.to_string()), "it leaves mounts");
 }
 
 /// A real set-user-ID program, run by a user.

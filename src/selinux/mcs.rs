@@ -1,7 +1,7 @@
 //! The level of each pod: sensitivity `s0` and two categories, a pair that no other pod of the node has.
 //!
-//! Which levels are taken is read from the pods that exist, so nothing has to be given back or restored; only for the time
-//! between the choice and the pod's being in the index is a level held here.
+//! Which levels are taken is read from the pods that exist, so nothing has to be given back or restored; only for the
+//! time between the choice and the pod's being in the index is a level held here.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};

@@ -6,9 +6,9 @@
 //! relabel.rs the label of all that is in a volume
 //! ```
 //!
-//! A pod's level is chosen when it is made, stays in its record, and is no other pod's of the node. What the request says wins over
-//! that: a container's options over the pod's, each field by itself. Nothing is labelled where the kernel has SELinux
-//! off. The leaf knows of no pod: whoever calls says which levels are taken.
+//! A pod's level is chosen when it is made, stays in its record, and is no other pod's of the node. What the request
+//! says wins over that: a container's options over the pod's, each field by itself. Nothing is labelled where the
+//! kernel has SELinux off. The leaf knows of no pod: whoever calls says which levels are taken.
 
 mod mcs;
 mod relabel;
@@ -84,15 +84,15 @@ impl Selinux {
         self.config.as_ref().map(|config| u16::try_from(config.mcs_range).unwrap_or(u16::MAX))
     }
 
-    /// The labels that a request leads to. As on the peers a privileged container that asks for nothing has none, nor has one
-    /// in the host's PID or IPC namespace, where it could not do what it is there for.
+    /// The labels that a request leads to. As on the peers a privileged container that asks for nothing has none, nor
+    /// has one in the host's PID or IPC namespace, where it could not do what it is there for, unless it names a type.
     pub fn labels(&self, request: &Request<'_>) -> Result<Labels, InvalidOption> {
         let Some(config) = &self.config else { return Ok(Labels::default()) };
         let asked = Asked::of(request)?;
         let host = |mode: fn(&NamespaceOption) -> NamespaceMode| {
             request.namespaces.is_some_and(|options| mode(options) == NamespaceMode::Node)
         };
-        if host(NamespaceOption::pid) || host(NamespaceOption::ipc) {
+        if asked.kind.is_none() && (host(NamespaceOption::pid) || host(NamespaceOption::ipc)) {
             return Ok(Labels::default());
         }
         let kind = match (asked.kind, request.privileged, request.init) {
@@ -106,7 +106,7 @@ impl Selinux {
         let open_network = host(NamespaceOption::network) && config.host_network_disable_selinux;
         let process = match request.privileged {
             true => !asked.is_empty(),
-            false => !open_network,
+            false => asked.kind.is_some() || !open_network,
         };
         let file = &config.file_type;
         Ok(Labels {
@@ -237,10 +237,15 @@ mod tests {
         let asked = Request { container: Some(&level), ..privileged };
         assert_eq!(labels(&asked), (Some("system_u:system_r:spc_t:s0:c3".into()), None));
         let mut host = NamespaceOption { pid: NamespaceMode::Node.into(), ..Default::default() };
-        assert_eq!(labels(&Request { namespaces: Some(&host), ..Request::default() }), (None, None));
+        let pids = Request { namespaces: Some(&host), ..Request::default() };
+        assert_eq!(labels(&pids), (None, None));
+        let own = options("", "", "own_t", "");
+        let named = some("system_u:system_r:own_t:s0", "system_u:object_r:container_file_t:s0");
+        assert_eq!(labels(&Request { container: Some(&own), ..pids }), named, "nothing asked for is dropped");
         host = NamespaceOption { network: NamespaceMode::Node.into(), ..Default::default() };
         let network = Request { namespaces: Some(&host), ..Request::default() };
         assert_eq!(labels(&network), (None, Some("system_u:object_r:container_file_t:s0".into())));
+        assert_eq!(labels(&Request { container: Some(&own), ..network }), named);
         let super_type = options("", "", "spc_t", "");
         let spc = Request { pod: Some(&super_type), ..Request::default() };
         assert!(!selinux(true).labels(&spc).unwrap().relabel, "it reaches every volume as it is");

@@ -1,8 +1,8 @@
 //! The label of all that is in a volume, so that the container that it is for may use it.
 //!
-//! The walk stays in the volume: it goes by directory handles, labels a symbolic link itself and follows none, and leaves what is
-//! mounted below the volume alone. What has the right label already is not written. A file that goes away meanwhile is no error,
-//! and a file system that keeps no labels (NFS) is left as it is.
+//! The walk stays in the volume: it goes by directory handles, labels a symbolic link itself and follows none, and
+//! leaves what is mounted below the volume alone. What has the right label already is not written. A file that goes
+//! away meanwhile is no error, and a file system that keeps no labels (NFS) is left as it is.
 
 use std::ffi::OsStr;
 use std::io;
@@ -17,7 +17,8 @@ use crate::sys::fs;
 /// The attribute that holds a label.
 const ATTRIBUTE: &[u8] = b"security.selinux";
 
-/// Directories of the host that hold more than a volume, by the paths to which links lead: with a container's label on them the host would not work any more.
+/// Directories of the host that hold more than a volume, by the paths to which links lead: with a container's label
+/// on them the host would not work any more.
 const NEVER: [&str; 30] = [
     "/",
     "/bin",

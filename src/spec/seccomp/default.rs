@@ -1,9 +1,10 @@
 //! The built-in RuntimeDefault profile, made from `default.json`.
 //!
-//! It is data: system calls that are always allowed, groups of them that a capability opens, and those that fail with EPERM where they
-//! are not allowed. All others fail with ENOSYS, as on a kernel without them, so that C libraries and tools fall back: also what
-//! the machine's libseccomp does not know yet, and `clone3`, whose flags no filter sees. What opens the kernel far beyond a
-//! container's need is in no group: io_uring, keyrings, userfaultfd, AF_ALG and AF_VSOCK sockets.
+//! It is data: system calls that are always allowed, groups of them that a capability opens, and those that fail with
+//! EPERM where they are not allowed. All others fail with ENOSYS, as on a kernel without them, so that C libraries
+//! and tools fall back: also what the machine's libseccomp does not know yet, and `clone3`, whose flags no filter
+//! sees. What opens the kernel far beyond a container's need is in no group: io_uring, keyrings, userfaultfd, AF_ALG
+//! and AF_VSOCK sockets.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -22,12 +23,12 @@ const ENOSYS: u32 = 38;
 /// The flags of clone(2) that make namespaces; all but CLONE_NEWTIME, which clone(2) cannot make.
 const NAMESPACE_FLAGS: u64 = 0x7E02_0000;
 
-/// The lower half of a register, which is all that the kernel reads of an `int`: a comparison of the whole register would let a
-/// forbidden value with a bit in the upper half through.
+/// The lower half of a register, which is all that the kernel reads of an `int`: a comparison of the whole register
+/// would let a forbidden value with a bit in the upper half through.
 const INT: u64 = 0xFFFF_FFFF;
 
-/// AF_ALG, which few need and which has been a way out of containers, and AF_VSOCK, which reaches the hypervisor past the pod's
-/// network namespace.
+/// AF_ALG, which few need and which has been a way out of containers, and AF_VSOCK, which reaches the hypervisor past
+/// the pod's network namespace.
 const REFUSED_FAMILIES: [u64; 2] = [38, 40];
 
 /// The other address families of socket(2) below 64, as mask and value.
@@ -57,8 +58,9 @@ struct Data {
     aarch64: Vec<String>,
     /// Allowed to those who have any of the capabilities.
     capability: Vec<Gate>,
-    /// What fails with EPERM where it is not allowed: system calls without which there is no fallback to try. The rest of what is not
-    /// allowed is left to ENOSYS, which costs nothing; each rule costs the runtime time, at every container's creation.
+    /// What fails with EPERM where it is not allowed: system calls without which there is no fallback to try. The
+    /// rest of what is not allowed is left to ENOSYS, which costs nothing; each rule costs the runtime time, at every
+    /// container's creation.
     eperm: Vec<String>,
 }
 

@@ -1,8 +1,9 @@
 //! Profiles in files, in the two formats that there are: the one of Docker and containers-common, whose rules may have
 //! conditions and whose architectures a map, and the plain one of the OCI runtime specification.
 //!
-//! Both are JSON, and one set of keys holds all of both. A key that podd does not know is an error, because it may have been meant to
-//! restrict; a system call that is not known is none: profiles are written for all kernels, and the runtimes skip it.
+//! Both are JSON, and one set of keys holds all of both. A key that podd does not know is an error, because it may
+//! have been meant to restrict; a system call that is not known is none: profiles are written for all kernels, and
+//! the runtimes skip it.
 
 use oci_spec::runtime::{
     Arch, Capabilities, Capability, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg,

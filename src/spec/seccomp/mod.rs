@@ -5,8 +5,8 @@
 //! default.rs   the built-in profile, and its data         load.rs   reading them, in bounds
 //! ```
 //!
-//! A privileged container has none. What the filter of a profile with conditions is depends on the container's capabilities,
-//! the architecture and the kernel, and is settled here, because the runtimes know of no conditions.
+//! A privileged container has none. What the filter of a profile with conditions is depends on the container's
+//! capabilities, the architecture and the kernel, and is settled here, because the runtimes know of no conditions.
 
 use std::borrow::Cow;
 

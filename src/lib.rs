@@ -5,8 +5,9 @@
 //!
 //! # The parts
 //!
-//! Calls go one way: [`cri`] (the edge), with [`streaming`] beside it, calls [`pod`] (the life of pods and containers), which calls the leaves [`image`],
-//! [`network`], [`runtime`], [`monitor`], [`spec`] and [`cgroup`]; all stand on [`record`] (state files), [`id`], [`config`] and
+//! Calls go one way: [`cri`] (the edge), with [`streaming`] beside it, calls [`pod`] (the life of pods and containers), which
+//! calls the leaves [`image`], [`network`], [`runtime`], [`monitor`], [`spec`], [`selinux`] and [`cgroup`]; all stand on
+//! [`record`] (state files), [`id`], [`config`] and
 //! [`sys`] (system calls, the only place with `unsafe`). [`api`] is generated from the CRI's protobuf file. No leaf knows of
 //! pods. What happens to a container of itself comes back up as an event.
 //!
@@ -94,6 +95,7 @@ pub mod network;
 pub mod pod;
 pub mod record;
 pub mod runtime;
+pub mod selinux;
 pub mod spec;
 pub mod streaming;
 pub mod sys;

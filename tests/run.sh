@@ -27,7 +27,9 @@ TEST_LIMIT=900
 # The same on the kernel with cgroup v2.
 V2_LIMIT=360
 # What is tried there with crun, and of it with runc what has most to do with cgroups.
-V2_CRUN=(containers:: containers_life:: image_volumes:: mounts::b27 mounts::volumes pods:: pods_network:: recovery::)
+V2_CRUN=(
+    containers:: containers_life:: image_volumes:: mounts::b27 mounts::volumes pods:: pods_network:: recovery:: security::
+)
 V2_RUNC=(
     containers::resources containers::devices containers_life::want_of_memory containers_life::with_the_hosts_pids
     pods::a_pod_goes recovery::a_killed_daemon

@@ -99,13 +99,21 @@ fn mount_by_numbers(overlay: &Overlay, target: &Path) -> Result<(), String> {
     }
     for option in &overlay.options {
         options.push(',');
-        options.push_str(option);
+        options.push_str(&quoted(option));
     }
     env::set_current_dir("/proc/self/fd").described("change to /proc/self/fd")?;
     let mounted = mount("overlay", target, options.as_bytes());
     env::set_current_dir("/").described("change to /")?;
     let count = overlay.lower.len();
     mounted.map_err(|e| format!("mount an overlay of {count} layers on {}: {e}", target.display()))
+}
+
+/// In mount(2)'s list a value with commas of its own (`context`) stands in quotes, which SELinux takes off.
+fn quoted(option: &str) -> String {
+    match option.split_once('=') {
+        Some((key, value)) if value.contains(',') => format!("{key}=\"{value}\""),
+        _ => option.to_owned(),
+    }
 }
 
 fn open_directory(path: &Path) -> Result<File, String> {
@@ -150,6 +158,13 @@ mod tests {
         });
         assert_eq!(seen.join().unwrap(), (count + 1, "0".to_owned()));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "a mount has come through to the host");
+    }
+
+    #[test]
+    fn a_value_with_commas_is_quoted() {
+        assert_eq!(quoted("index=off"), "index=off");
+        assert_eq!(quoted("volatile"), "volatile");
+        assert_eq!(quoted("context=u:r:t:s0:c1,c2"), "context=\"u:r:t:s0:c1,c2\"");
     }
 
     #[test]

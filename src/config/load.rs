@@ -10,7 +10,7 @@ use toml::Table;
 use super::read::{Problem, Reader};
 use super::{
     CgroupDriver, Config, ImagesConfig, LogLevel, MetricsConfig, MonitorConfig, MountsConfig, NetworkConfig,
-    NriConfig, StreamingConfig, runtimes,
+    NriConfig, SeccompConfig, SecurityConfig, SelinuxConfig, StreamingConfig, runtimes,
 };
 
 /// The file that is read when `--config` names none; it need not exist.
@@ -90,6 +90,9 @@ impl Config {
             streaming: StreamingConfig::defaults(),
             metrics: MetricsConfig::defaults(),
             nri: NriConfig::defaults(),
+            security: SecurityConfig::defaults(),
+            seccomp: SeccompConfig::defaults(),
+            selinux: SelinuxConfig::defaults(),
         }
     }
 }
@@ -111,6 +114,9 @@ fn apply(config: &mut Config, mut reader: Reader<'_>) {
     reader.section("streaming", |reader| config.streaming.read(reader));
     reader.section("metrics", |reader| config.metrics.read(reader));
     reader.section("nri", |reader| config.nri.read(reader));
+    reader.section("security", |reader| config.security.read(reader));
+    reader.section("seccomp", |reader| config.seccomp.read(reader));
+    reader.section("selinux", |reader| config.selinux.read(reader));
     reader.finish();
 }
 
@@ -144,6 +150,8 @@ fn check(config: &Config, problems: &mut Vec<Problem>) {
     if config.streaming.tls_cert.as_os_str().is_empty() != config.streaming.tls_key.as_os_str().is_empty() {
         problem("streaming.tls_key", "tls_cert and tls_key need each other".to_owned());
     }
+    config.security.check(&mut problem);
+    config.selinux.check(&mut problem);
     if config.network.plugin_dirs.is_empty() {
         problem("network.plugin_dirs", "an empty list: no plugin could be found".to_owned());
     }

@@ -13,6 +13,9 @@ mod network;
 mod print;
 mod read;
 mod runtimes;
+mod seccomp;
+mod security;
+mod selinux;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +32,9 @@ pub use network::NetworkConfig;
 pub use print::render;
 pub use read::Problem;
 pub use runtimes::{RuntimeConfig, Runtimes};
+pub use seccomp::{SeccompConfig, UnsetSeccomp};
+pub use security::SecurityConfig;
+pub use selinux::{SelinuxConfig, UseSelinux};
 
 /// The effective configuration.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -63,6 +69,12 @@ pub struct Config {
     pub metrics: MetricsConfig,
     /// The Node Resource Interface.
     pub nri: NriConfig,
+    /// What containers have that ask for nothing.
+    pub security: SecurityConfig,
+    /// The filters of system calls.
+    pub seccomp: SeccompConfig,
+    /// The labels of pods and containers.
+    pub selinux: SelinuxConfig,
 }
 
 /// Who makes the containers' cgroups, as the kubelet's `cgroupDriver`.

@@ -17,6 +17,9 @@ pub fn render(config: &Config) -> String {
     config.streaming.render(&mut page);
     config.metrics.render(&mut page);
     config.nri.render(&mut page);
+    config.security.render(&mut page);
+    config.seccomp.render(&mut page);
+    config.selinux.render(&mut page);
     page.0
 }
 

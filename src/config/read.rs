@@ -118,6 +118,15 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Yes or no.
+    pub(super) fn flag(&mut self, key: &'static str, target: &mut bool) {
+        match self.take(key) {
+            None => {}
+            Some(Value::Boolean(value)) => *target = value,
+            Some(other) => self.problem(key, format!("{other} is neither true nor false")),
+        }
+    }
+
     /// A whole number within bounds.
     pub(super) fn number(
         &mut self,

@@ -33,9 +33,13 @@ fn drop_ins_and_flags_come_over_the_file() {
 
 #[test]
 fn all_mistakes_are_reported_at_once_with_file_key_and_what_is_allowed() {
+    let security = "[security]\ncapabilities = [\"FLY\"]\nsysctls = [\"vm.swappiness=1\", \"net.ipv4.ip_forward\"]\n\
+                    [selinux]\nfile_type = \"a:b\"\nmcs_range = 1\nhost_network_disable_selinux = \"no\"\n\
+                    [seccomp]\nunset = \"none\"";
     let text = "sokcet = \"/x\"\nlog_level = \"loud\"\n[network]\nconf_dir = \"relative\"\n[images]\nmax_parallel_layers = 0";
     let drop_in = [("10-a.toml", "[runtimes.runc]\nbinary = 1\n[metrics]\naddress = \"nowhere\"")];
-    let error = load_text(text, &drop_in, &["default_runtime=kata"]).unwrap_err().to_string();
+    let drop_ins = [drop_in[0], ("20-b.toml", security)];
+    let error = load_text(text, &drop_ins, &["default_runtime=kata"]).unwrap_err().to_string();
     for expected in [
         "podd.toml: sokcet: unknown key; the keys here are root, run_dir, socket",
         "podd.toml: log_level: \"loud\" is not one of \"error\", \"warn\"",
@@ -43,6 +47,13 @@ fn all_mistakes_are_reported_at_once_with_file_key_and_what_is_allowed() {
         "podd.toml: images.max_parallel_layers: 0 is not a whole number from 1 to 64",
         "10-a.toml: runtimes.runc.binary: unknown key; the keys here are path, root",
         "10-a.toml: metrics.address: \"nowhere\" is not an IP address and port",
+        "security.capabilities: \"FLY\" is not a capability",
+        "security.sysctls: \"vm.swappiness=1\": it belongs to the node",
+        "security.sysctls: \"net.ipv4.ip_forward\": it is not of the form name=value",
+        "selinux.file_type: \"a:b\" is not the name of a type",
+        "20-b.toml: selinux.mcs_range: 1 is not a whole number from 2 to 1024",
+        "20-b.toml: selinux.host_network_disable_selinux: \"no\" is neither true nor false",
+        "20-b.toml: seccomp.unset: \"none\" is not one of \"unconfined\", \"runtime-default\"",
         "default_runtime: \"kata\" is not one of the runtimes: crun, runc",
     ] {
         assert!(error.contains(expected), "{expected}\nis not in\n{error}");

@@ -53,6 +53,7 @@ impl Service {
         HashMap::from([
             ("config".to_owned(), json!(self.pods.config()).to_string()),
             ("objects".to_owned(), counts.to_string()),
+            ("confinement".to_owned(), self.pods.confinement().to_string()),
             ("pulls".to_owned(), json!(self.pods.images().pulls()).to_string()),
             ("pullTotals".to_owned(), json!(self.pods.images().pull_totals()).to_string()),
         ])

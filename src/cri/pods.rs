@@ -63,6 +63,7 @@ impl Service {
         let info = json!({
             "runtimeHandler": pod.facts.handler,
             "cgroup": pod.facts.cgroup,
+            "selinuxLevel": pod.facts.selinux_level,
             "config": pod.facts.config,
             "network": pod.state(),
         });

@@ -36,7 +36,8 @@ pub(super) struct Bundle<'a> {
 impl Pods {
     /// The settings of a monitor without a log and without input.
     pub(super) fn settings(&self, runtime: &Runtime, bundle: Bundle<'_>) -> Settings {
-        let Bundle { id, dir, exit, cgroup, overlay, terminal } = bundle;
+        let Bundle { id, dir, exit, cgroup, mut overlay, terminal } = bundle;
+        overlay.options.push(VOLATILE.to_owned());
         let (pid_file, runtime_log) = (dir.join("pid"), dir.join("runtime.log"));
         let console = terminal.then(|| Path::new(CONSOLE_SOCKET));
         Settings {
@@ -47,7 +48,7 @@ impl Pods {
                 .flat_map(|path| self.cgroups.procs_files(path))
                 .collect(),
             mount_point: self.paths.private_mount_point(),
-            overlay: Overlay { options: vec![VOLATILE.to_owned()], ..overlay },
+            overlay,
             create: runtime.create_argv(id, dir, &pid_file, &runtime_log, console),
             delete: runtime.delete_argv(id),
             create_timeout: CREATE_TIMEOUT,

@@ -9,6 +9,7 @@ use podd_monitor::protocol::{Overlay, Settings};
 
 use super::background::Unwanted;
 use super::bundle::Bundle;
+use super::confine::mount_options;
 use super::container::{
     Container, ContainerFacts, ContainerName, ContainerRecord, ContainerRequest, ContainerStage,
 };
@@ -28,6 +29,7 @@ use crate::image::{Image, ImageErrorKind, Lease};
 use crate::monitor::{self, Created, Launch};
 use crate::record::{self, Durability};
 use crate::runtime::Runtime;
+use crate::selinux::Labels;
 use crate::spec::observe;
 use crate::spec::user::{self, ResolvedUser, UserError, UserRequest};
 use crate::spec::{self, Namespaces, PodFiles, SpecError, SpecInput};
@@ -188,7 +190,8 @@ impl Pods {
             config,
         };
         let pids = self.pid_namespace(pod, &facts.config).await?;
-        Ok(Draft { facts, image, volumes, user, runtime, pids })
+        let labels = self.labels_of_container(pod, &facts.config, &image)?;
+        Ok(Draft { facts, image, volumes, user, runtime, pids, labels })
     }
 
     fn user_of(
@@ -228,6 +231,7 @@ impl Pods {
             stage.check(fs::create_dir_all(directory))?;
         }
         let spec = self.spec(pod, draft)?;
+        self.label_volumes(pod, facts, &draft.labels).await?;
         let stage = Stage::begin("writing the runtime's configuration", &facts.name);
         let written = serde_json::to_vec(&spec).map_err(Cause::from);
         stage.check(written.and_then(|text| Ok(fs::write(paths.spec(), text)?)))?;
@@ -278,13 +282,12 @@ impl Pods {
             default_mounts: &default_mounts,
             devices: &devices,
             annotations: &annotations,
+            capabilities: &self.confinement.capabilities,
+            seccomp: &self.confinement.seccomp.filter(&facts.config).map_err(name_the_field)?,
+            labels: &draft.labels,
             host: &host,
         };
-        spec::build(&input).map_err(|error| match &error {
-            SpecError::Invalid { field, why } | SpecError::Unsupported { field, why } => {
-                PodError::invalid(format!("config.{field}"), why.clone())
-            }
-        })
+        spec::build(&input).map_err(name_the_field)
     }
 
     /// Those of the pod's and the container's annotations that are heard.
@@ -305,7 +308,7 @@ impl Pods {
                 lower: rootfs.lower,
                 upper: rootfs.upper,
                 work: rootfs.work,
-                options: Vec::new(),
+                options: mount_options(&draft.labels),
             },
             terminal: facts.config.tty,
         };
@@ -344,6 +347,15 @@ pub(super) struct Draft<'a> {
     runtime: &'a Runtime,
     /// A PID namespace to join.
     pids: Option<PathBuf>,
+    labels: Labels,
+}
+
+fn name_the_field(error: SpecError) -> PodError {
+    match error {
+        SpecError::Invalid { field, why } | SpecError::Unsupported { field, why } => {
+            PodError::invalid(format!("config.{field}"), why)
+        }
+    }
 }
 
 fn log_path(pod: &Pod, config: &ContainerConfig) -> PathBuf {

@@ -9,6 +9,7 @@
 //!   run.rs create.rs start.rs stop.rs remove.rs exec.rs     one file per transition
 //!   resources.rs pause.rs                                   what a pod has of the node, made and undone
 //!   bundle.rs signal.rs volumes.rs                          what a monitor is told; stop signals; what is mounted
+//!   confine.rs                                              labels, filters and default rights
 //!   names.rs index.rs                                       single flight by name, lookup by ID and prefix
 //!   sandbox.rs container.rs state.rs paths.rs               the objects, their records, their states
 //!   watch.rs background.rs recovery/                        exits, what is tried again, what a restart finds
@@ -16,6 +17,7 @@
 
 mod background;
 mod bundle;
+mod confine;
 mod container;
 mod create;
 mod error;
@@ -55,6 +57,7 @@ use crate::spec::HostFacts;
 use crate::sys;
 use crate::sys::process::BootId;
 use background::Unwanted;
+use confine::Confinement;
 pub use container::{Container, ContainerFacts, ContainerName, ContainerRequest};
 use error::Stage;
 pub use error::{Cause, PodError, chain};
@@ -81,6 +84,7 @@ pub struct Pods {
     index: Index,
     pod_names: Arc<Names<PodName, PodId>>,
     container_names: Arc<Names<ContainerName, ContainerId>>,
+    confinement: Confinement,
     /// What could not be undone yet.
     unfinished: Mutex<Vec<Unwanted>>,
     /// Something was made, or could not be undone: the background has to look at it.
@@ -107,11 +111,12 @@ impl Pods {
     /// Prepares the directories and mounts, and takes up again what an earlier daemon left.
     pub async fn open(config: Arc<Config>, images: Images, network: Network) -> Result<Arc<Self>, OpenError> {
         let paths = Paths::new(&config.run_dir, &config.network.netns_dir);
-        prepare(&paths)?;
         let cgroups = Cgroups::detect().map_err(OpenError::new("find the cgroup hierarchies"))?;
         let monitor_cgroup = CgroupPath::new(&config.monitor.cgroup).ok().filter(|path| !path.is_root());
         let host = HostFacts::observe(cgroups.mode()).map_err(OpenError::new("look at the host"))?;
+        let confinement = Confinement::new(&config, &host)?;
         let pods = Arc::new(Self {
+            confinement,
             paths,
             images,
             network,
@@ -129,6 +134,8 @@ impl Pods {
             attention: Notify::new(),
             config,
         });
+        // After all that can be wrong with the configuration, so that a daemon that does not start leaves no mounts.
+        prepare(&pods.paths)?;
         if let Some(Err(error)) = pods.monitor_cgroup.as_ref().map(|cgroup| pods.cgroups.create(cgroup)) {
             tracing::warn!("the monitors stay in the daemon's own cgroup: {}", chain(&error));
         }

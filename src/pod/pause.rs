@@ -13,6 +13,7 @@ use podd_monitor::protocol::Overlay;
 
 use super::Pods;
 use super::bundle::{Bundle, cgroup_of};
+use super::confine::mount_options;
 use super::error::{Cause, PodError, Stage, chain};
 use super::resources::absent_is_fine;
 use super::sandbox::{Pod, PodFacts, PodStage};
@@ -96,7 +97,7 @@ impl Pods {
             lower: vec![dir.join("lower")],
             upper: dir.join("upper"),
             work: dir.join("work"),
-            options: Vec::new(),
+            options: mount_options(&self.labels_of_pod(facts)?),
         };
         let exit = dir.join("exit");
         let bundle = Bundle { id: &id, dir: &dir, exit, cgroup: &cgroup, overlay, terminal: false };
@@ -141,6 +142,7 @@ impl Pods {
             cgroups_path: path_for(&facts.cgroup, &pause_id(&facts.id)).as_str(),
             namespaces: paths.namespaces(facts),
             host: &self.host,
+            label: self.labels_of_pod(facts)?.process,
         });
         Ok(fs::write(dir.join("config.json"), serde_json::to_vec(&spec)?)?)
     }

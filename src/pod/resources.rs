@@ -14,6 +14,7 @@ use crate::api::{DnsConfig, PodSandboxConfig, Protocol};
 use crate::cgroup::CgroupPath;
 use crate::id::PodId;
 use crate::network::{Attachment, Dns, PortMapping, Protocol as NetworkProtocol};
+use crate::selinux::{self, Labels};
 use crate::sys::namespace::{self, NamespaceError, NamespaceRequest};
 use crate::sys::{self, mount};
 
@@ -46,7 +47,8 @@ impl Pods {
     pub(super) async fn build(&self, facts: &PodFacts) -> Result<Vec<IpAddr>, PodError> {
         let paths = self.paths.pod(&facts.id);
         let stage = Stage::begin("writing the files", &facts.name);
-        stage.check(write_files(&paths, facts))?;
+        let labels = self.labels_of_pod(facts)?;
+        stage.check(write_files(&paths, facts).and_then(|()| label_files(&paths, &labels)))?;
         let stage = Stage::begin("making the cgroup", &facts.name);
         stage.check(self.cgroups.create(&facts.cgroup))?;
         if let Some(directory) = facts.log_directory() {
@@ -54,11 +56,14 @@ impl Pods {
             stage.check(fs::create_dir_all(&directory))?;
         }
         let stage = Stage::begin("making the namespaces", &facts.name);
-        let (request, shm) = (namespaces(&paths, facts), (!facts.host_ipc()).then(|| paths.shm.clone()));
+        let label = labels.mount;
+        let mut request = namespaces(&paths, facts);
+        self.confinement.add_default_sysctls(&mut request);
+        let shm = (!facts.host_ipc()).then(|| paths.shm.clone());
         let made = sys::blocking(move || -> Result<(), super::Cause> {
             if let Some(shm) = shm {
                 fs::create_dir_all(&shm)?;
-                mount::mount_tmpfs(&shm, SHM_BYTES, SHM_MODE)?;
+                mount::mount_tmpfs(&shm, SHM_BYTES, SHM_MODE, label.as_deref())?;
             }
             Ok(namespace::create_pinned(&request)?)
         });
@@ -173,6 +178,12 @@ fn write_files(paths: &PodPaths, facts: &PodFacts) -> io::Result<()> {
             _ => Err(e),
         }),
     }
+}
+
+/// The pod's files are for its containers, as its volumes are.
+fn label_files(paths: &PodPaths, labels: &Labels) -> io::Result<()> {
+    let Some(label) = &labels.mount else { return Ok(()) };
+    [paths.hostname(), paths.resolv_conf()].iter().try_for_each(|path| selinux::label_file(path, label))
 }
 
 fn resolv_conf(dns: &DnsConfig) -> String {

@@ -44,13 +44,18 @@ impl Pods {
         let id = PodId::generate();
         let (cgroup, made_cgroup) = self.cgroup_of_pod(&id, &request.config)?;
         let PodRequest { name, config, handler } = request;
-        let facts =
-            PodFacts { id: id.clone(), name, config, handler, created_at: now(), cgroup, made_cgroup };
-        let stage = Stage::begin("recording the intent", &facts.name);
-        if let Err(error) = stage.check(self.write_pod(&facts, PodStage::Unsettled)) {
-            let _ = fs::remove_dir_all(self.paths.pod(&id).dir);
-            return Err(error);
-        }
+        let level = self.selinux_level(&config)?;
+        let facts = PodFacts {
+            id: id.clone(),
+            name,
+            selinux_level: level.value(),
+            config,
+            handler,
+            created_at: now(),
+            cgroup,
+            made_cgroup,
+        };
+        self.record_intent(&facts)?;
         let built = match self.build(&facts).await {
             Ok(ips) => {
                 let state = PodState::Ready { ips };
@@ -71,6 +76,12 @@ impl Pods {
                 Err(error)
             }
         }
+    }
+
+    fn record_intent(&self, facts: &PodFacts) -> Result<(), PodError> {
+        let stage = Stage::begin("recording the intent", &facts.name);
+        let recorded = stage.check(self.write_pod(facts, PodStage::Unsettled));
+        recorded.inspect_err(|_| drop(fs::remove_dir_all(self.paths.pod(&facts.id).dir)))
     }
 
     pub(super) fn write_pod(&self, facts: &PodFacts, stage: PodStage) -> Result<(), record::RecordError> {

@@ -57,6 +57,9 @@ pub struct PodFacts {
     pub cgroup: CgroupPath,
     /// The topmost directory of that cgroup's path that podd made, and so has to remove.
     pub made_cgroup: Option<CgroupPath>,
+    /// The SELinux level that tells it from other pods, where there are labels.
+    #[serde(default)]
+    pub selinux_level: Option<String>,
 }
 
 impl PodFacts {

@@ -31,8 +31,8 @@ pub(super) fn build(
         .set_masked_paths(masks(&context.masked_paths))
         .set_readonly_paths(masks(&context.readonly_paths))
         .set_rootfs_propagation(propagation.map(|propagation| propagation.option().to_owned()))
-        .set_seccomp(seccomp::build(input, privileged)?)
-        .set_mount_label(security::mount_label(input, privileged)?);
+        .set_seccomp(seccomp::build(input)?)
+        .set_mount_label(input.labels.mount.clone());
     Ok(linux)
 }
 

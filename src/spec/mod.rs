@@ -5,8 +5,8 @@
 //! answer can be reproduced from its input. Each file here holds the rules of one part of the document:
 //!
 //! ```text
-//! process.rs    args, env, cwd, user, oom_score_adj      security.rs   capabilities, AppArmor, SELinux
-//! mounts.rs     default and CRI mounts, their order      seccomp.rs    the RuntimeDefault filter
+//! process.rs    args, env, cwd, user, oom_score_adj      security.rs   capabilities, AppArmor
+//! mounts.rs     default and CRI mounts, their order      seccomp/      filters of system calls, profiles
 //! linux.rs      namespaces, devices, masks               resources.rs  cpu, memory, hugepages, unified
 //! user.rs       who runs it: CRI, image, passwd, group annotations.rs which annotations are heard
 //! ```
@@ -18,11 +18,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use oci_spec::image::ImageConfiguration;
-use oci_spec::runtime::{Root, Spec};
+use oci_spec::runtime::{Capability, Root, Spec};
 
 use crate::api;
 use crate::config::HostMount;
 use crate::id::PodId;
+use crate::selinux::Labels;
 
 pub mod annotations;
 mod linux;
@@ -31,7 +32,7 @@ pub mod observe;
 pub mod pause;
 mod process;
 mod resources;
-mod seccomp;
+pub mod seccomp;
 mod security;
 mod sources;
 #[cfg(test)]
@@ -39,8 +40,9 @@ mod tests;
 pub mod user;
 
 pub use observe::{HostDevice, HostFacts};
-pub use process::exec_process;
+pub use process::{exec_process, program};
 pub use resources::linux_resources;
+pub use security::{DEFAULT_CAPABILITIES, capability};
 pub use sources::{MountSource, SourcePropagation, Sources};
 pub use user::{ResolvedUser, UserError, UserRequest, image_user};
 
@@ -78,6 +80,12 @@ pub struct SpecInput<'a> {
     pub devices: &'a [HostDevice],
     /// The client's annotations that the operator allows, from [`annotations::allowed`].
     pub annotations: &'a BTreeMap<String, String>,
+    /// The capabilities of a container that adds and drops none.
+    pub capabilities: &'a [Capability],
+    /// The filter of system calls, from [`seccomp::Profiles::filter`].
+    pub seccomp: &'a seccomp::Filter<'a>,
+    /// The labels, from [`Selinux::labels`](crate::selinux::Selinux::labels).
+    pub labels: &'a Labels,
     /// What is known of the host.
     pub host: &'a HostFacts,
 }

@@ -41,7 +41,7 @@ pub(super) fn build(
     }
     let (mut asked, mut propagation) = (Vec::new(), None);
     for (index, (mount, source)) in input.config.mounts.iter().zip(input.mounts).enumerate() {
-        let (mount, needs) = client_mount(input, index, mount, source)?;
+        let (mount, needs) = client_mount(index, mount, source)?;
         propagation = propagation.max(needs);
         asked.push(mount);
     }
@@ -104,7 +104,6 @@ fn pod_mounts(input: &SpecInput<'_>) -> Vec<Mount> {
 }
 
 fn client_mount(
-    input: &SpecInput<'_>,
     index: usize,
     asked: &api::Mount,
     source: &MountSource,
@@ -112,9 +111,6 @@ fn client_mount(
     let field = |name: &str| format!("mounts[{index}] ({:?}).{name}", asked.container_path);
     if !asked.uid_mappings.is_empty() || !asked.gid_mappings.is_empty() {
         return Err(SpecError::unsupported(field("uidMappings"), "id-mapped mounts are not made"));
-    }
-    if asked.selinux_relabel && input.host.selinux && !security(input).privileged {
-        return Err(SpecError::unsupported(field("selinux_relabel"), "volumes are not relabelled"));
     }
     let destination =
         destination(&asked.container_path).map_err(|why| SpecError::invalid(field("container_path"), why))?;

@@ -41,6 +41,8 @@ pub struct HostFacts {
     pub apparmor_default: Option<String>,
     /// Whether SELinux is enabled.
     pub selinux: bool,
+    /// The kernel's version, its first two numbers.
+    pub kernel: (u32, u32),
 }
 
 /// A device node, as a container gets it.
@@ -85,6 +87,7 @@ impl HostFacts {
                 .is_ok_and(|text| text.starts_with(b"Y")),
             apparmor_default: None,
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+            kernel: kernel_version(&rustix::system::uname().release().to_string_lossy()),
         })
     }
 }
@@ -192,6 +195,12 @@ fn hugepage_sizes(cgroup: CgroupMode) -> Vec<String> {
     entries.filter_map(|entry| page_size(entry.file_name().to_str()?)).collect()
 }
 
+/// `6.1.0-13-amd64` is 6.1; what has no numbers is older than anything.
+fn kernel_version(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
 /// `hugepages-2048kB` is `2MB` to cgroups and to the kubelet.
 fn page_size(directory: &str) -> Option<String> {
     let kilobytes: u64 = directory.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
@@ -245,5 +254,7 @@ mod tests {
         assert_eq!(page_size("hugepages-1048576kB").as_deref(), Some("1GB"));
         assert_eq!(page_size("hugepages-64kB").as_deref(), Some("64KB"));
         assert_eq!(page_size("other"), None);
+        assert_eq!(kernel_version("6.1.0-13-amd64"), (6, 1));
+        assert_eq!((kernel_version("7"), kernel_version("odd")), ((7, 0), (0, 0)));
     }
 }

@@ -22,7 +22,7 @@ const USER: u32 = 65_535;
 const OOM_SCORE_ADJ: i32 = -998;
 
 /// What a pause container is made of.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct PauseInput<'a> {
     /// Where the runtime finds the root filesystem.
     pub rootfs: &'a Path,
@@ -34,6 +34,8 @@ pub struct PauseInput<'a> {
     pub namespaces: Namespaces<'a>,
     /// What is known of the host.
     pub host: &'a HostFacts,
+    /// The label of the process.
+    pub label: Option<String>,
 }
 
 /// Makes the runtime's document.
@@ -51,14 +53,14 @@ pub fn build(input: &PauseInput<'_>) -> Spec {
     spec.set_version(OCI_VERSION.to_owned())
         .set_root(Some(root))
         .set_hostname(None)
-        .set_process(Some(process(input.host)))
+        .set_process(Some(process(input.host, input.label.clone())))
         .set_mounts(Some(mounts(input.binary)))
         .set_linux(Some(linux))
         .set_annotations(None);
     spec
 }
 
-fn process(host: &HostFacts) -> Process {
+fn process(host: &HostFacts, label: Option<String>) -> Process {
     let none = || Some(std::collections::HashSet::new());
     let mut capabilities = LinuxCapabilities::default();
     capabilities
@@ -79,6 +81,7 @@ fn process(host: &HostFacts) -> Process {
         .set_capabilities(Some(capabilities))
         .set_rlimits(None)
         .set_no_new_privileges(Some(true))
+        .set_selinux_label(label)
         .set_oom_score_adj(Some(
             host.oom_score_adj_floor.map_or(OOM_SCORE_ADJ, |floor| OOM_SCORE_ADJ.max(floor)),
         ));

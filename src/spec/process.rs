@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::{Process, User};
 
 use super::{SpecError, SpecInput, security as context};
@@ -25,7 +26,7 @@ pub(super) fn build(input: &SpecInput<'_>, privileged: bool) -> Result<Process, 
     process
         .set_terminal(Some(input.config.tty))
         .set_user(user(input)?)
-        .set_args(Some(args(input)?))
+        .set_args(Some(args(input.config, input.image)?))
         .set_env(Some(environment(input)?))
         .set_cwd(working_directory(input)?)
         .set_capabilities(Some(super::security::capabilities(input, privileged)?))
@@ -33,7 +34,7 @@ pub(super) fn build(input: &SpecInput<'_>, privileged: bool) -> Result<Process, 
         .set_no_new_privileges(Some(context(input).no_new_privs))
         .set_apparmor_profile(super::security::apparmor(input, privileged)?)
         .set_oom_score_adj(oom_score_adj(input)?)
-        .set_selinux_label(super::security::selinux_label(input, privileged)?);
+        .set_selinux_label(input.labels.process.clone());
     Ok(process)
 }
 
@@ -70,11 +71,16 @@ fn umask(input: &SpecInput<'_>) -> Result<Option<u32>, SpecError> {
     }
 }
 
-fn args(input: &SpecInput<'_>) -> Result<Vec<String>, SpecError> {
-    let image = input.image.config().as_ref();
+/// The program that a container begins with, as it is named; nothing where [`build`] will refuse to say.
+pub fn program(config: &api::ContainerConfig, image: &ImageConfiguration) -> Option<String> {
+    args(config, image).ok().and_then(|args| args.into_iter().next())
+}
+
+fn args(config: &api::ContainerConfig, image: &ImageConfiguration) -> Result<Vec<String>, SpecError> {
+    let image = image.config().as_ref();
     let entrypoint = image.and_then(|config| config.entrypoint().clone()).unwrap_or_default();
     let cmd = image.and_then(|config| config.cmd().clone()).unwrap_or_default();
-    let (mut args, rest) = match (&input.config.command[..], &input.config.args[..]) {
+    let (mut args, rest) = match (&config.command[..], &config.args[..]) {
         ([], []) => (entrypoint, cmd),
         ([], args) => (entrypoint, args.to_vec()),
         (command, args) => (command.to_vec(), args.to_vec()),

@@ -1,4 +1,4 @@
-//! Capabilities, AppArmor and SELinux of a process.
+//! Capabilities and AppArmor of a process.
 //!
 //! Capabilities are those asked for, cut to the daemon's own bounding set: a node inside a container has fewer than the
 //! kernel knows, and what the daemon lacks nobody below it can have.
@@ -54,7 +54,7 @@ const ALL: [Capability; 41] = [
 ];
 
 /// What a container has that asks for nothing; the same on every Kubernetes runtime, and images rely on it.
-const DEFAULT: [Capability; 14] = [
+pub const DEFAULT_CAPABILITIES: [Capability; 14] = [
     Capability::Chown,
     Capability::DacOverride,
     Capability::Fsetid,
@@ -82,7 +82,7 @@ pub(super) fn capabilities(input: &SpecInput<'_>, privileged: bool) -> Result<Li
     let asked = security(input).capabilities.clone().unwrap_or_default();
     let mut granted = match privileged {
         true => ALL.to_vec(),
-        false => change(&asked)?,
+        false => change(&asked, input.capabilities)?,
     };
     let ambient = ambient(&asked)?;
     granted.extend(&ambient);
@@ -108,14 +108,14 @@ pub(super) fn granted(input: &SpecInput<'_>) -> Result<Capabilities, SpecError> 
 }
 
 /// `ALL` is taken first, additions before removals, so that a name in both lists is dropped unless only `ALL` drops it.
-fn change(asked: &api::Capability) -> Result<Vec<Capability>, SpecError> {
+fn change(asked: &api::Capability, default: &[Capability]) -> Result<Vec<Capability>, SpecError> {
     let add = parse("add_capabilities", &asked.add_capabilities)?;
     let drop = parse("drop_capabilities", &asked.drop_capabilities)?;
     let all = |list: &[Named]| list.iter().any(|named| matches!(named, Named::All));
     let mut granted = match (all(&add), all(&drop)) {
         (_, true) => Vec::new(),
         (true, false) => ALL.to_vec(),
-        (false, false) => DEFAULT.to_vec(),
+        (false, false) => default.to_vec(),
     };
     granted.extend(singles(add));
     let dropped: Vec<_> = singles(drop).collect();
@@ -138,18 +138,20 @@ fn singles(list: Vec<Named>) -> impl Iterator<Item = Capability> {
     })
 }
 
-/// Names as people write them: any case, with or without `CAP_`.
+/// A capability by its name as people write it: in any case, with or without `CAP_`.
+pub fn capability(name: &str) -> Option<Capability> {
+    let upper = name.to_ascii_uppercase();
+    let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
+    ALL.iter().find(|known| known.to_string() == bare).copied()
+}
+
 fn parse(field: &str, names: &[String]) -> Result<Vec<Named>, SpecError> {
-    let one = |name: &String| {
-        let upper = name.to_ascii_uppercase();
-        let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
-        match ALL.iter().find(|known| known.to_string() == bare) {
-            Some(capability) => Ok(Named::One(*capability)),
-            None if bare == "ALL" => Ok(Named::All),
-            None => {
-                let field = format!("linux.security_context.capabilities.{field}");
-                Err(SpecError::invalid(field, format!("{name:?} is not a capability")))
-            }
+    let one = |name: &String| match capability(name) {
+        Some(capability) => Ok(Named::One(capability)),
+        None if ["ALL", "CAP_ALL"].iter().any(|all| name.eq_ignore_ascii_case(all)) => Ok(Named::All),
+        None => {
+            let field = format!("linux.security_context.capabilities.{field}");
+            Err(SpecError::invalid(field, format!("{name:?} is not a capability")))
         }
     };
     names.iter().map(one).collect()
@@ -191,38 +193,4 @@ fn deprecated_apparmor(context: &api::LinuxContainerSecurityContext) -> &str {
 
 fn profile(kind: ProfileType, localhost_ref: &str) -> api::SecurityProfile {
     api::SecurityProfile { profile_type: kind.into(), localhost_ref: localhost_ref.to_owned() }
-}
-
-/// The label of the process; none where SELinux is off, as every runtime ignores the options there.
-pub(super) fn selinux_label(input: &SpecInput<'_>, privileged: bool) -> Result<Option<String>, SpecError> {
-    let default = if privileged { "spc_t" } else { "container_t" };
-    label(input, |options| (part(&options.r#type, default), part(&options.role, "system_r")))
-}
-
-/// The label of what the runtime mounts for the container.
-pub(super) fn mount_label(input: &SpecInput<'_>, privileged: bool) -> Result<Option<String>, SpecError> {
-    match privileged {
-        true => Ok(None),
-        false => label(input, |_| ("container_file_t".to_owned(), "object_r".to_owned())),
-    }
-}
-
-fn label(
-    input: &SpecInput<'_>,
-    type_and_role: impl Fn(&api::SeLinuxOption) -> (String, String),
-) -> Result<Option<String>, SpecError> {
-    let Some(options) = security(input).selinux_options.as_ref().filter(|_| input.host.selinux) else {
-        return Ok(None);
-    };
-    let parts = [&options.user, &options.role, &options.r#type];
-    if parts.iter().any(|part| part.contains(':')) || options.level.contains(char::is_whitespace) {
-        let why = "user, role and type must not contain ':', and a level no blanks";
-        return Err(SpecError::invalid("linux.security_context.selinux_options", why));
-    }
-    let (typ, role) = type_and_role(options);
-    Ok(Some(format!("{}:{role}:{typ}:{}", part(&options.user, "system_u"), part(&options.level, "s0"))))
-}
-
-fn part(given: &str, default: &str) -> String {
-    if given.is_empty() { default.to_owned() } else { given.to_owned() }
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::api;
 use crate::cgroup::CgroupMode;
+use crate::config::SeccompConfig;
 
 mod properties;
 mod real;
@@ -32,6 +33,8 @@ struct Case {
     hosts: Option<PathBuf>,
     devices: Vec<HostDevice>,
     annotations: BTreeMap<String, String>,
+    seccomp: SeccompConfig,
+    labels: Labels,
     host: HostFacts,
 }
 
@@ -60,13 +63,19 @@ impl Case {
             hosts: None,
             devices: Vec::new(),
             annotations: BTreeMap::new(),
+            seccomp: crate::config::Config::defaults(Path::new("/"), Path::new("/run")).seccomp,
+            labels: Labels::default(),
             host: host(),
         }
     }
 
     fn build(&self) -> Result<Spec, SpecError> {
         let pod_id = POD_ID.parse().unwrap();
+        let profiles = seccomp::Profiles::load(&self.seccomp).unwrap();
         build(&SpecInput {
+            capabilities: &DEFAULT_CAPABILITIES,
+            seccomp: &profiles.filter(&self.config)?,
+            labels: &self.labels,
             config: &self.config,
             pod: &self.pod,
             pod_id: &pod_id,
@@ -141,6 +150,7 @@ fn host() -> HostFacts {
         apparmor: false,
         apparmor_default: None,
         selinux: false,
+        kernel: (6, 1),
     }
 }
 

@@ -43,6 +43,18 @@ pub fn open_file_beneath(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Er
     rustix::fs::openat2(dir, name, flags, Mode::empty(), beneath())
 }
 
+/// Opens what is at `path`, of whatever kind, to name it and not to read it; a link on the way is ELOOP, the last is opened itself.
+pub fn open_entry(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat2(rustix::fs::CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
+}
+
+/// Opens `name` in `dir`, of whatever kind, to name it and not to read it: a link itself, and no mount (EXDEV).
+pub fn open_entry_beneath(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat2(dir, name, flags, Mode::empty(), beneath())
+}
+
 /// Creates the file `name` in `dir`, which must not exist, readable by its owner alone.
 pub fn create_file(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -157,6 +169,46 @@ pub fn xattr(fd: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Vec<u8>>, Errno> 
         Err(Errno::NODATA | Errno::NOTSUP) => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+/// An extended attribute of what [`open_entry`] has opened; `None` when it is not set or the file system keeps none.
+pub fn entry_xattr(entry: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
+    let mut value = vec![0; XATTR_SIZE_MAX];
+    match rustix::fs::getxattr(entry_path(entry), name, value.as_mut_slice()) {
+        Ok(len) => {
+            value.truncate(len);
+            Ok(Some(value))
+        }
+        Err(Errno::NODATA | Errno::NOTSUP) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Sets an extended attribute of what [`open_entry`] has opened.
+pub fn set_entry_xattr(entry: BorrowedFd<'_>, name: &[u8], value: &[u8]) -> Result<(), Errno> {
+    rustix::fs::setxattr(entry_path(entry), name, value, XattrFlags::empty())
+}
+
+/// The kernel takes no such handle for attributes, but its link in /proc names exactly what was opened.
+fn entry_path(entry: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", entry.as_raw_fd())
+}
+
+/// The metadata of what is open.
+pub fn stat(fd: BorrowedFd<'_>) -> Result<Stat, Errno> {
+    rustix::fs::fstat(fd)
+}
+
+/// The names of what is in a directory.
+pub fn entries(dir: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, Errno> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(dir)? {
+        let name = entry?.file_name().to_bytes().to_vec();
+        if name != b"." && name != b".." {
+            names.push(name);
+        }
+    }
+    Ok(names)
 }
 
 /// The names of all extended attributes of what is open.

@@ -38,9 +38,12 @@ fn ensure_mount(directory: &Path, propagation: MountPropagationFlags) -> io::Res
 
 /// Mounts a tmpfs of at most `size` bytes on `path`, its root with the permission bits `mode`.
 ///
-/// It takes no set-user-ID programs, no devices and no programs at all, as /dev/shm on a host.
-pub fn mount_tmpfs(path: &Path, size: u64, mode: u32) -> io::Result<()> {
-    let options = std::ffi::CString::new(format!("size={size},mode={mode:o}"))?;
+/// It takes no set-user-ID programs, no devices and no programs at all, as /dev/shm on a host. All that is in it has the SELinux
+/// label, if one is given.
+pub fn mount_tmpfs(path: &Path, size: u64, mode: u32, label: Option<&str>) -> io::Result<()> {
+    // In quotes, since a level has commas of its own.
+    let context = label.map(|label| format!(",context=\"{label}\"")).unwrap_or_default();
+    let options = std::ffi::CString::new(format!("size={size},mode={mode:o}{context}"))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     Ok(rustix::mount::mount("tmpfs", path, "tmpfs", flags, options.as_c_str())?)
 }
@@ -90,7 +93,7 @@ mod tests {
     fn a_tmpfs_has_its_size_and_mode() {
         use std::os::unix::fs::PermissionsExt;
         let temporary = tempfile::tempdir().unwrap();
-        mount_tmpfs(temporary.path(), 1 << 20, 0o1777).unwrap();
+        mount_tmpfs(temporary.path(), 1 << 20, 0o1777, None).unwrap();
         let mode = fs::metadata(temporary.path()).unwrap().permissions().mode();
         let full = fs::write(temporary.path().join("big"), vec![1; 2 << 20]);
         unmount(temporary.path()).unwrap();

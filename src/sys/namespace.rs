@@ -19,6 +19,7 @@ use rustix::net::{AddressFamily, SocketType};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use self::sysctl::Sysctl;
+pub use self::sysctl::{SysctlNamespace, same_sysctl, sysctl_namespace};
 use crate::sys::mount;
 
 /// The namespaces that a pod gets: each that is asked for with the path of its pin, which must not exist.

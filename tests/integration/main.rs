@@ -33,5 +33,6 @@ mod pods;
 mod pods_network;
 mod pods_pids;
 mod recovery;
+mod security;
 mod server;
 mod streaming;

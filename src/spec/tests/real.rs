@@ -53,7 +53,11 @@ impl Running {
         let pod_id = POD_ID.parse().unwrap();
         let (resolv_conf, hostname, shm) = (dir.join("resolv.conf"), dir.join("hostname"), dir.join("shm"));
         let host = HostFacts::observe(CgroupMode::detect()).unwrap();
+        let profiles = seccomp::Profiles::load(&case.seccomp).unwrap();
         let input = SpecInput {
+            capabilities: &DEFAULT_CAPABILITIES,
+            seccomp: &profiles.filter(&case.config).unwrap(),
+            labels: &case.labels,
             config: &case.config,
             pod: &case.pod,
             pod_id: &pod_id,

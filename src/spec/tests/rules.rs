@@ -294,16 +294,16 @@ fn what_cannot_be_honoured_is_refused_by_name() {
 fn profiles_follow_what_the_host_has() {
     let mut case = with_context(&json!({
         "apparmor": {"profile_type": 2, "localhost_ref": "localhost/mine"},
-        "selinux_options": {"type": "my_t", "level": "s0:c1,c2"},
     }));
     case.host.apparmor = true;
     let document = case.json();
     assert_eq!(at(&document, "/process/apparmorProfile"), json!("mine"));
     assert_eq!(at(&document, "/process/selinuxLabel"), Value::Null, "SELinux is off");
-    case.host.selinux = true;
+    let (process, mount) = ("u:r:my_t:s0:c1,c2", "u:object_r:my_file_t:s0:c1,c2");
+    case.labels = Labels { process: Some(process.into()), mount: Some(mount.into()), relabel: true };
     let document = case.json();
-    assert_eq!(at(&document, "/process/selinuxLabel"), json!("system_u:system_r:my_t:s0:c1,c2"));
-    assert_eq!(at(&document, "/linux/mountLabel"), json!("system_u:object_r:container_file_t:s0:c1,c2"));
+    assert_eq!(at(&document, "/process/selinuxLabel"), json!(process));
+    assert_eq!(at(&document, "/linux/mountLabel"), json!(mount));
     let mut unset = Case::new(json!({}));
     unset.host.apparmor = true;
     assert_eq!(at(&unset.json(), "/process/apparmorProfile"), Value::Null);
@@ -332,6 +332,12 @@ fn b25_seccomp_is_off_unless_asked_for_and_follows_the_capabilities() {
     };
     assert_eq!(of(&plain, "clone3")[0]["errnoRet"], 38);
     assert_eq!(of(&plain, "clone")[0]["args"][0]["op"], "SCMP_CMP_MASKED_EQ");
+    assert_eq!(plain["defaultErrnoRet"], 38);
+    let refused = plain["syscalls"][1]["names"].as_array().unwrap().clone();
+    assert_eq!(plain["syscalls"][1]["errnoRet"], 1);
+    assert!(refused.contains(&json!("mount")) && !refused.contains(&json!("clone")), "{refused:?}");
+    assert!(profile(&["BPF"])["syscalls"][0]["names"].as_array().unwrap().contains(&json!("bpf")));
+    assert!(!profile(&["BPF"])["syscalls"][1]["names"].as_array().unwrap().contains(&json!("bpf")));
     let admin = profile(&["SYS_ADMIN"]);
     assert!(admin["syscalls"][0]["names"].as_array().unwrap().contains(&json!("mount")));
     assert!(of(&admin, "clone3").is_empty());
@@ -378,7 +384,9 @@ fn swap_is_off_where_there_is_a_memory_limit_and_it_can_be() {
 
 #[test]
 fn an_exec_runs_as_the_container_does() {
-    let spec = with_context(&json!({"no_new_privs": true})).build().unwrap();
+    let mut case = with_context(&json!({"no_new_privs": true}));
+    case.labels.process = Some("u:r:t:s0".to_owned());
+    let spec = case.build().unwrap();
     let first = spec.process().clone().unwrap();
     let exec = exec_process(&first, &["ls".into(), "-l".into()], true);
     assert_eq!(exec.args().clone().unwrap(), ["ls", "-l"]);
@@ -389,4 +397,5 @@ fn an_exec_runs_as_the_container_does() {
         (first.user(), first.cwd(), first.capabilities())
     );
     assert_eq!(exec.no_new_privileges(), Some(true));
+    assert_eq!(exec.selinux_label().as_deref(), Some("u:r:t:s0"));
 }

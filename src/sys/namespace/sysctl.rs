@@ -22,29 +22,15 @@ impl<'a> Sysctl<'a> {
         request: &NamespaceRequest,
     ) -> Result<Self, NamespaceError> {
         let refused = |reason| NamespaceError::SysctlRefused { name: name.to_owned(), reason };
-        let parts = sysctl_parts(name);
-        if parts.len() < 2 || parts.iter().any(|p| p.is_empty() || p == "." || p == ".." || p.contains('/')) {
-            return Err(refused("it is not the name of a kernel parameter"));
-        }
-        let parameter = parts[1].as_str();
-        let (kind, own) = match parts[0].as_str() {
-            "net" => ("net", request.net.is_some()),
-            "fs" if parameter == "mqueue" => ("ipc", request.ipc.is_some()),
-            "kernel"
-                if parameter == "sem" || parameter.starts_with("shm") || parameter.starts_with("msg") =>
-            {
-                ("ipc", request.ipc.is_some())
-            }
-            _ => {
-                return Err(refused(
-                    "it belongs to the node; a pod may set net.*, kernel.shm*, kernel.msg*, kernel.sem and fs.mqueue.*",
-                ));
-            }
+        let namespace = sysctl_namespace(name).map_err(refused)?;
+        let (kind, own) = match namespace {
+            SysctlNamespace::Net => ("net", request.net.is_some()),
+            SysctlNamespace::Ipc => ("ipc", request.ipc.is_some()),
         };
         if !own {
             return Err(refused("the pod shares that namespace with the node"));
         }
-        Ok(Self { name, value, kind, path: Path::new("/proc/sys").join(parts.join("/")) })
+        Ok(Self { name, value, kind, path: Path::new("/proc/sys").join(sysctl_parts(name).join("/")) })
     }
 
     /// Writes the value; /proc/sys shows the namespaces of the thread that opens it.
@@ -60,6 +46,38 @@ impl<'a> Sysctl<'a> {
                 source,
             })
     }
+}
+
+/// The namespace that a parameter belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SysctlNamespace {
+    /// The network namespace.
+    Net,
+    /// The IPC namespace.
+    Ipc,
+}
+
+/// Which namespace a parameter of that name belongs to, or why it is no pod's to set.
+pub fn sysctl_namespace(name: &str) -> Result<SysctlNamespace, &'static str> {
+    let parts = sysctl_parts(name);
+    if parts.len() < 2 || parts.iter().any(|p| p.is_empty() || p == "." || p == ".." || p.contains('/')) {
+        return Err("it is not the name of a kernel parameter");
+    }
+    match (parts[0].as_str(), parts[1].as_str()) {
+        ("net", _) => Ok(SysctlNamespace::Net),
+        ("fs", "mqueue") => Ok(SysctlNamespace::Ipc),
+        ("kernel", own) if own == "sem" || own.starts_with("shm") || own.starts_with("msg") => {
+            Ok(SysctlNamespace::Ipc)
+        }
+        _ => Err(
+            "it belongs to the node; a pod may set net.*, kernel.shm*, kernel.msg*, kernel.sem and fs.mqueue.*",
+        ),
+    }
+}
+
+/// Whether two names, each in one of the notations, are of one parameter.
+pub fn same_sysctl(one: &str, other: &str) -> bool {
+    sysctl_parts(one) == sysctl_parts(other)
 }
 
 /// The parts of a parameter's name as sysctl(8) reads it: the first separator decides, and in the form with dots a `/`
@@ -100,5 +118,7 @@ mod tests {
         }
         assert_eq!(sysctl_parts("net.ipv4.conf.eth0/1.tag"), ["net", "ipv4", "conf", "eth0.1", "tag"]);
         assert_eq!(sysctl_parts("net/ipv4/conf/eth0.1/tag"), ["net", "ipv4", "conf", "eth0.1", "tag"]);
+        assert!(same_sysctl("net.ipv4.conf.eth0/1.tag", "net/ipv4/conf/eth0.1/tag"));
+        assert!(!same_sysctl("net.ipv4.conf.eth0.tag", "net/ipv4/conf/eth0.1/tag"));
     }
 }

@@ -4,6 +4,7 @@ pub mod front;
 pub mod image;
 pub mod leftovers;
 pub mod node;
+pub mod probe;
 pub mod registry;
 pub mod requests;
 pub mod tar;

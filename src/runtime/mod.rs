@@ -17,12 +17,14 @@ use crate::config::RuntimeConfig;
 
 mod command;
 mod exec;
+mod features;
 mod orphans;
 #[cfg(test)]
 mod tests;
 mod text;
 
 pub use exec::{ExecError, ExecOutput};
+pub use features::{Ability, Features};
 pub use orphans::{become_subreaper, reap_orphans};
 pub use text::readable as readable_error;
 
@@ -51,6 +53,7 @@ pub struct Runtime {
     root: PathBuf,
     kind: Kind,
     version: String,
+    features: Features,
     systemd_cgroup: bool,
 }
 
@@ -135,7 +138,7 @@ pub enum RuntimeError {
 }
 
 impl Runtime {
-    /// Asks the runtime of a configuration for its version, so that a missing or broken binary is known before a container
+    /// Asks the runtime of a configuration for its version and its features, so that a missing or broken binary is known before a container
     /// needs it. With `systemd_cgroup` it will leave cgroups to systemd.
     pub async fn probe(
         name: &str,
@@ -148,6 +151,7 @@ impl Runtime {
             root: config.root.clone(),
             kind: Kind::Other,
             version: String::new(),
+            features: Features::of(Kind::Other, "", None),
             systemd_cgroup,
         };
         let answer = runtime.ask_version().await?;
@@ -159,6 +163,8 @@ impl Runtime {
             _ => Kind::Other,
         };
         runtime.version = words.nth(1).unwrap_or("unknown").to_owned();
+        let features = runtime.ask_features().await.ok();
+        runtime.features = Features::of(runtime.kind, &runtime.version, features.as_deref());
         Ok(runtime)
     }
 
@@ -175,6 +181,11 @@ impl Runtime {
     /// The version that it told.
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// What it can do on this host.
+    pub fn features(&self) -> &Features {
+        &self.features
     }
 
     /// The command that makes a container from `bundle`, program included. `log_file` gets its errors as lines of JSON.

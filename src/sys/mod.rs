@@ -3,6 +3,7 @@
 
 pub mod fs;
 pub mod isal;
+pub mod kernel;
 pub mod memory;
 pub mod mount;
 pub mod namespace;

@@ -13,6 +13,7 @@ use std::process::{Command, Stdio, exit};
 use podd_monitor::protocol::{CONSOLE_SOCKET, MAX_TEXT, ROOTFS, Settings, Stage};
 
 use crate::failure::{Described, Failure, Staged};
+use crate::mapped::mount_mapped;
 use crate::overlay::mount_overlay;
 use crate::stdio::ChildStreams;
 use crate::sys::mount::{mount, unshare_mounts};
@@ -80,9 +81,14 @@ pub(crate) fn start_quietly(argv: &[OsString], oom_score: Option<&str>) -> io::R
 
 /// Becomes the runtime; returns only when that fails.
 fn run_create(settings: &Settings, streams: ChildStreams, console: Option<&str>) -> Failure {
-    if let Err(failure) = mount_root(settings) {
-        return failure;
-    }
+    let prepared = mount_root(settings).and_then(|()| match &settings.user_namespace {
+        None => Ok(streams),
+        Some(_) => streams.without_the_hosts_null(&settings.mount_point),
+    });
+    let streams = match prepared {
+        Ok(streams) => streams,
+        Err(failure) => return failure,
+    };
     reset_signals();
     let replace = |argument: &OsString| match console {
         Some(path) if argument == OsStr::new(CONSOLE_SOCKET) => OsString::from(path),
@@ -112,7 +118,11 @@ fn mount_root(settings: &Settings) -> Result<(), Failure> {
         .create(&target)
         .described(format_args!("make {}", target.display()))
         .at(Stage::Namespace)?;
-    mount_overlay(&settings.overlay, &target).at(Stage::Overlay)
+    match &settings.user_namespace {
+        None => mount_overlay(&settings.overlay, &target),
+        Some(namespace) => mount_mapped(&settings.overlay, namespace, mount_point, &target),
+    }
+    .at(Stage::Overlay)
 }
 
 fn restore_oom_score(score: Option<&str>) {

@@ -13,6 +13,7 @@ mod create;
 mod exit;
 mod failure;
 mod log;
+mod mapped;
 mod output;
 mod overlay;
 mod pause;

@@ -11,9 +11,11 @@
 //!   bundle.rs signal.rs                                     what a monitor is told; stop signals by all their names
 //!   names.rs index.rs                                       single flight by name, lookup by ID and prefix
 //!   sandbox.rs container.rs state.rs paths.rs               the objects, their records, their states
+//!   abilities.rs                                            what the node and its runtimes can do
 //!   watch.rs background.rs recovery/                        exits, what is tried again, what a restart finds
 //! ```
 
+mod abilities;
 mod background;
 mod bundle;
 mod container;
@@ -70,6 +72,8 @@ pub struct Pods {
     images: Images,
     network: Network,
     runtimes: BTreeMap<String, OnceCell<Runtime>>,
+    /// Whether pods can have user namespaces, or what is lacking.
+    user_namespaces: OnceCell<Result<(), String>>,
     cgroups: Cgroups,
     /// All monitors' cgroup, if they are not to stay in the daemon's.
     monitor_cgroup: Option<CgroupPath>,
@@ -114,6 +118,7 @@ impl Pods {
             images,
             network,
             runtimes: config.runtimes.keys().map(|name| (name.clone(), OnceCell::new())).collect(),
+            user_namespaces: OnceCell::new(),
             // Device nodes come and go: they are looked for when a container needs them.
             host: HostFacts { devices: Vec::new(), ..host },
             cgroups,
@@ -214,7 +219,9 @@ impl Pods {
 }
 
 fn prepare(paths: &Paths) -> Result<(), OpenError> {
-    for directory in [paths.pods(), paths.containers(), paths.exits(), paths.mounts()] {
+    fs::create_dir_all(paths.mounts())
+        .map_err(OpenError::new(format!("make {}", paths.mounts().display())))?;
+    for directory in [paths.pods(), paths.containers(), paths.exits()] {
         for_root_alone(&directory).map_err(OpenError::new(format!("make {}", directory.display())))?;
     }
     let mounts = paths.mounts();
@@ -223,6 +230,9 @@ fn prepare(paths: &Paths) -> Result<(), OpenError> {
     for directory in [paths.namespaces(), paths.shared_memory(), paths.rootfs()] {
         fs::create_dir_all(&directory).map_err(OpenError::new(format!("make {}", directory.display())))?;
     }
+    // Root in a user namespace is another user here, and has to get through to its root filesystem.
+    let passage = fs::set_permissions(&mounts, fs::Permissions::from_mode(0o711));
+    passage.map_err(OpenError::new(format!("open {} for passage", mounts.display())))?;
     let shared = sys::mount::ensure_shared_mount(paths.netns_dir());
     shared.map_err(OpenError::new(format!("make {} a shared mount", paths.netns_dir().display())))
 }

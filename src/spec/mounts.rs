@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::Mount;
 
-use super::{MountSource, SourcePropagation, SpecError, SpecInput, security};
+use super::{MountSource, SourcePropagation, SpecError, SpecInput, security, userns};
 use crate::api;
 
 /// What the root mount has to let through for the mounts below it.
@@ -51,6 +51,9 @@ pub(super) fn build(
     };
     let mut mounts = kernel_mounts(privileged);
     mounts.extend(pod_mounts(input));
+    if input.namespaces.user.is_some() && input.namespaces.network.is_none() {
+        show_the_hosts_sys(&mut mounts);
+    }
     mounts.retain(|mount| !overridden(mount.destination()));
     mounts.extend(asked);
     mounts.sort_by_key(|mount| mount.destination().components().count());
@@ -73,6 +76,14 @@ fn kernel_mounts(privileged: bool) -> Vec<Mount> {
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access]),
     ]
+}
+
+/// A sysfs shows a network namespace, and only who owns that may mount one. A user namespace does not own the host's
+/// network, so a container in both sees the host's `/sys`, as with the peers, all of it read-only.
+fn show_the_hosts_sys(mounts: &mut [Mount]) {
+    let options = ["rbind", "rprivate", "nosuid", "noexec", "nodev", "rro"];
+    let sys = mounts.iter_mut().find(|mount| mount.destination() == "/sys");
+    sys.into_iter().for_each(|sys| *sys = mount("/sys", "bind", "/sys", &options));
 }
 
 fn pod_mounts(input: &SpecInput<'_>) -> Vec<Mount> {
@@ -100,9 +111,6 @@ fn client_mount(
     if asked.image.is_some() {
         return Err(SpecError::unsupported(field("image"), "image volumes are not mounted"));
     }
-    if !asked.uid_mappings.is_empty() || !asked.gid_mappings.is_empty() {
-        return Err(SpecError::unsupported(field("uidMappings"), "id-mapped mounts are not made"));
-    }
     if asked.selinux_relabel && input.host.selinux && !security(input).privileged {
         return Err(SpecError::unsupported(field("selinux_relabel"), "volumes are not relabelled"));
     }
@@ -114,7 +122,14 @@ fn client_mount(
     let (option, needs) =
         propagation(asked, source).map_err(|why| SpecError::invalid(field("propagation"), why))?;
     let access = access(asked).map_err(|why| SpecError::invalid(field("recursive_read_only"), why))?;
-    Ok((mount(destination, "bind", &source.path, &["rbind", option, access]), needs))
+    if asked.recursive_read_only
+        && let Err(why) = &input.features.recursive_read_only
+    {
+        return Err(SpecError::unsupported(field("recursive_read_only"), why.clone()));
+    }
+    let mut mount = mount(destination, "bind", &source.path, &["rbind", option, access]);
+    userns::map_volume(input, asked, &mut mount, field)?;
+    Ok((mount, needs))
 }
 
 /// The path in the container, absolute and without `.` and `..`.

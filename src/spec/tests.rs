@@ -15,6 +15,7 @@ use crate::cgroup::CgroupMode;
 mod properties;
 mod real;
 mod rules;
+mod users;
 
 const POD_ID: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
@@ -30,6 +31,8 @@ struct Case {
     mounts: Vec<MountSource>,
     devices: Vec<HostDevice>,
     annotations: BTreeMap<String, String>,
+    features: Features,
+    userns: bool,
     host: HostFacts,
 }
 
@@ -56,6 +59,8 @@ impl Case {
             mounts: Vec::new(),
             devices: Vec::new(),
             annotations: BTreeMap::new(),
+            features: Features { recursive_read_only: Ok(()), id_mapped_mounts: Ok(()) },
+            userns: false,
             host: host(),
         }
     }
@@ -75,6 +80,7 @@ impl Case {
                 network: Some(Path::new("/run/netns/podd-1")).filter(|_| !self.host_network),
                 ipc: Some(Path::new("/run/podd/ns/ipc")),
                 uts: Some(Path::new("/run/podd/ns/uts")),
+                user: self.userns.then(|| Path::new("/run/podd/ns/user")),
                 pid: self.pid.as_deref(),
             },
             files: PodFiles {
@@ -85,6 +91,7 @@ impl Case {
             mounts: &self.mounts,
             devices: &self.devices,
             annotations: &self.annotations,
+            features: &self.features,
             host: &self.host,
         })
     }

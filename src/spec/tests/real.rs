@@ -67,6 +67,7 @@ impl Running {
             mounts: &case.mounts,
             devices: &case.devices,
             annotations: &case.annotations,
+            features: &case.features,
             host: &host,
         };
         build(&input).unwrap()

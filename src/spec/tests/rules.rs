@@ -194,7 +194,8 @@ fn what_cannot_be_honoured_is_refused_by_name() {
     let context = |context: Value| json!({"linux": {"security_context": context}});
     let cases = [
         (volume(json!({"image": {"image": "x"}})), "mounts[0] (\"/v\").image"),
-        (volume(json!({"uid_mappings": [{"length": 1}]})), "mounts[0] (\"/v\").uidMappings"),
+        (volume(json!({"uid_mappings": [{"length": 1}]})), "mounts[0] (\"/v\").gidMappings"),
+        (volume(json!({"gid_mappings": [{"length": 1}]})), "mounts[0] (\"/v\").uidMappings"),
         (volume(json!({"container_path": "/x/.."})), "mounts[0] (\"/x/..\").container_path"),
         (volume(json!({"host_path": ""})), "mounts[0] (\"/v\").host_path"),
         (json!({"cdi_devices": [{"name": "a/b=c"}]}), "CDI_devices"),

@@ -32,3 +32,4 @@ mod pods_network;
 mod pods_pids;
 mod recovery;
 mod server;
+mod userns;

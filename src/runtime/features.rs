@@ -72,7 +72,7 @@ impl Features {
             }
         };
         Self {
-            recursive_read_only: ability(rro, "crun 1.8.6 or runc 1.1"),
+            recursive_read_only: ability(rro, "crun 1.4 or runc 1.1"),
             id_mapped_mounts: ability(idmap, "crun 1.9 or runc 1.2"),
         }
     }

@@ -227,9 +227,11 @@ fn prepare(paths: &Paths) -> Result<(), OpenError> {
     let mounts = paths.mounts();
     let private = sys::mount::ensure_private_mount(&mounts);
     private.map_err(OpenError::new(format!("make {} a private mount", mounts.display())))?;
-    for directory in [paths.namespaces(), paths.shared_memory(), paths.rootfs()] {
-        fs::create_dir_all(&directory).map_err(OpenError::new(format!("make {}", directory.display())))?;
+    for directory in [paths.namespaces(), paths.shared_memory()] {
+        for_root_alone(&directory).map_err(OpenError::new(format!("make {}", directory.display())))?;
     }
+    let rootfs = paths.rootfs();
+    fs::create_dir_all(&rootfs).map_err(OpenError::new(format!("make {}", rootfs.display())))?;
     // Root in a user namespace is another user here, and has to get through to its root filesystem.
     let passage = fs::set_permissions(&mounts, fs::Permissions::from_mode(0o711));
     passage.map_err(OpenError::new(format!("open {} for passage", mounts.display())))?;

@@ -20,8 +20,7 @@ const COUNT: u32 = 65_536;
 async fn start() -> Node {
     let path =
         std::env::var("PODD_TEST_CRUN_NEW").expect("PODD_TEST_CRUN_NEW is not set: tests/run.sh sets it");
-    let root = format!("/run/podd-test-crun-{}", crate::common::random_tag());
-    Node::start_with(&format!("runtimes.{NEW}.path = {path:?}\nruntimes.{NEW}.root = {root:?}\n")).await
+    Node::start_with(&format!("runtimes.{NEW}.path = {path:?}\n")).await
 }
 
 fn ids(host: u32) -> Vec<api::IdMapping> {

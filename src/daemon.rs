@@ -45,6 +45,8 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<Daemon> {
         background.spawn(images.preload(preload));
     }
     background.spawn(Arc::clone(&pods).tend());
+    let looking = Arc::clone(&pods);
+    background.spawn(async move { looking.look_at_the_node().await });
     background.spawn(async {
         let Err(error) = runtime::reap_orphans().await;
         tracing::error!("watching for orphans: {error}");

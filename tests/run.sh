@@ -191,6 +191,10 @@ build() {
     PODD_CRICTL=$(need_crictl) || die "crictl cannot be built"
     export PODD_CRICTL
     ok "$("$PODD_CRICTL" --version)"
+    stage "a newer crun"
+    PODD_TEST_CRUN_NEW=$(need_new_crun) || die "a crun that knows id-mapped mounts cannot be had"
+    export PODD_TEST_CRUN_NEW
+    ok "$("$PODD_TEST_CRUN_NEW" --version | head -n 1)"
     # The tests wait more than they compute.
     export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) * 2))}
     check "build" cargo build --quiet --workspace || exit 1

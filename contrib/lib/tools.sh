@@ -162,6 +162,41 @@ need_critest() {
     echo "$out"
 }
 
+# Prints the path of a crun that knows id-mapped mounts, which Debian 12's does not: that of the next release, unpacked
+# with the libraries that it needs beside it. apt works there with lists and a state of its own; nothing is installed.
+need_new_crun() {
+    local root=$CACHE/crun-trixie out library
+    out=$root/crun
+    library=$root/tree/usr/lib/$(uname -m)-linux-gnu
+    if ! "$out" --version >/dev/null 2>&1; then
+        install_packages patchelf >&2
+        echo "fetching crun of Debian 13" >&2
+        rm -rf "$root"
+        mkdir -p "$root/apt/lists/partial" "$root/apt/archives/partial" "$root/tree"
+        echo 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main' \
+            >"$root/apt/sources.list"
+        : >"$root/apt/status"
+        private_apt "$root/apt" update && (cd "$root/apt" && private_apt "$root/apt" download \
+            crun libc6 libcap2 libseccomp2 libsystemd0 libyajl2) || return 1
+        find "$root/apt" -name '*.deb' -exec dpkg-deb --extract {} "$root/tree" \; || return 1
+        cp "$root/tree/usr/bin/crun" "$out.new"
+        patchelf --set-interpreter "$library"/ld-linux-*.so.? --force-rpath --set-rpath "$library" "$out.new" || return 1
+        mv "$out.new" "$out"
+        rm -rf "$root/apt"
+        "$out" --version >/dev/null || return 1
+    fi
+    echo "$out"
+}
+
+# apt-get with all that it keeps in directory $1.
+private_apt() {
+    local dir=$1
+    shift
+    quietly apt-get -q -o "Dir::State::Lists=$dir/lists" -o "Dir::State::status=$dir/status" -o "Dir::Cache=$dir" \
+        -o "Dir::Etc::SourceList=$dir/sources.list" -o Dir::Etc::SourceParts=/nonexistent \
+        -o Dir::Etc::PreferencesParts=/nonexistent -o APT::Sandbox::User=root -o Acquire::Languages=none "$@" >&2
+}
+
 # Prints the path of cargo-deny, built by cargo on first use (some minutes).
 need_cargo_deny() {
     local found root=$CACHE/cargo-deny-$CARGO_DENY_VERSION

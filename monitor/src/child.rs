@@ -8,16 +8,18 @@ use std::fs::{self, DirBuilder};
 use std::io::{self, PipeReader, PipeWriter, Read, Write, pipe};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio, exit};
 
-use podd_monitor::protocol::{CONSOLE_SOCKET, MAX_TEXT, ROOTFS, Settings, Stage};
+use podd_monitor::protocol::{CONSOLE_SOCKET, MAX_TEXT, Overlay, ROOTFS, Settings, Stage};
 
 use crate::failure::{Described, Failure, Staged};
 use crate::furnish::furnish;
+use crate::mapped::mount_mapped;
 use crate::overlay::mount_overlay;
 use crate::stdio::ChildStreams;
 use crate::sys::mount::{mount, unshare_mounts};
-use crate::sys::process::{Fork, die_with_parent, fork, reset_signals};
+use crate::sys::process::{Fork, die_with_parent, fork, making_files_as, reset_signals};
 use crate::volumes::mount_volumes;
 
 const OOM_SCORE_ADJ: &str = "/proc/self/oom_score_adj";
@@ -82,9 +84,14 @@ pub(crate) fn start_quietly(argv: &[OsString], oom_score: Option<&str>) -> io::R
 
 /// Becomes the runtime; returns only when that fails.
 fn run_create(settings: &Settings, streams: ChildStreams, console: Option<&str>) -> Failure {
-    if let Err(failure) = mount_root(settings) {
-        return failure;
-    }
+    let prepared = mount_root(settings).and_then(|()| match &settings.user_namespace {
+        None => Ok(streams),
+        Some(_) => streams.without_the_hosts_null(&settings.mount_point),
+    });
+    let streams = match prepared {
+        Ok(streams) => streams,
+        Err(failure) => return failure,
+    };
     reset_signals();
     let replace = |argument: &OsString| match console {
         Some(path) if argument == OsStr::new(CONSOLE_SOCKET) => OsString::from(path),
@@ -114,9 +121,22 @@ fn mount_root(settings: &Settings) -> Result<(), Failure> {
         .create(&target)
         .described(format_args!("make {}", target.display()))
         .at(Stage::Namespace)?;
-    mount_overlay(&settings.overlay, &target).at(Stage::Overlay)?;
-    furnish(&target, &settings.directories, &settings.links).at(Stage::Overlay)?;
-    mount_volumes(&settings.volumes, mount_point).at(Stage::Volume)
+    let namespace = settings.user_namespace.as_ref();
+    let show = |overlay: &Overlay, target: &Path| match namespace {
+        None => mount_overlay(overlay, target),
+        Some(namespace) => mount_mapped(overlay, namespace, mount_point, target),
+    };
+    show(&settings.overlay, &target).at(Stage::Overlay)?;
+    let furnish = || furnish(&target, &settings.directories, &settings.links);
+    let furnished = match namespace {
+        None => furnish(),
+        // What it makes is to belong to the root of the container.
+        Some(root) => making_files_as(root.uid, root.gid, furnish)
+            .described("become the root of the user namespace")
+            .and_then(|furnished| furnished),
+    };
+    furnished.at(Stage::Overlay)?;
+    mount_volumes(&settings.volumes, mount_point, show).at(Stage::Volume)
 }
 
 fn restore_oom_score(score: Option<&str>) {

@@ -15,6 +15,7 @@ mod failure;
 mod furnish;
 mod listeners;
 mod log;
+mod mapped;
 mod output;
 mod overlay;
 mod pause;

@@ -2,16 +2,17 @@
 
 use std::fs::{self, File};
 use std::io::{self, pipe};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, fchown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process;
 
-use podd_monitor::protocol::{Settings, Stage};
+use podd_monitor::protocol::{Settings, Stage, UserNamespace};
 
 use crate::failure::{Described, Failure, Staged};
 use crate::sys::descriptor::{enlarge_pipe, receive_descriptor, set_nonblocking};
+use crate::sys::mount::make_null;
 
 /// Room for what a container writes while the monitor waits for the disk. Memory is used as it fills.
 const PIPE_BYTES: i32 = 256 << 10;
@@ -23,6 +24,27 @@ pub(crate) struct ChildStreams {
     pub(crate) stdin: OwnedFd,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
+}
+
+impl ChildStreams {
+    /// Puts a node of its own into the place of the host's `/dev/null`, made in a directory that only the container has:
+    /// crun before 1.24 gives whatever it finds as standard streams to the root of the user namespace.
+    pub(crate) fn without_the_hosts_null(self, directory: &Path) -> Result<Self, Failure> {
+        let path = directory.join("null");
+        let null = make_null(&path)
+            .and_then(|()| File::options().read(true).write(true).open(&path))
+            .and_then(|null| fs::remove_file(&path).map(|()| null))
+            .described(format_args!("make the null device {}", path.display()))
+            .at(Stage::Stdio)?;
+        let own = |stream: OwnedFd| match is_pipe(stream.as_fd())? {
+            true => Ok(stream),
+            false => null.try_clone().map(OwnedFd::from),
+        };
+        let streams = || -> io::Result<Self> {
+            Ok(Self { stdin: own(self.stdin)?, stdout: own(self.stdout)?, stderr: own(self.stderr)? })
+        };
+        streams().described("open the null device").at(Stage::Stdio)
+    }
 }
 
 /// What the monitor keeps.
@@ -47,10 +69,28 @@ pub(crate) fn open(settings: &Settings) -> Result<(Streams, ChildStreams), Failu
             true => pipe().map(|(read, write)| (Some(write.into()), read.into()))?,
             false => (None, null()?),
         };
+        if let Some(namespace) = &settings.user_namespace {
+            // A container may open its streams anew by name, as /dev/stderr, and has no rights to another's pipes.
+            for pipe in [&child_stdin, &child_stdout, &child_stderr] {
+                own(pipe.as_fd(), namespace)?;
+            }
+        }
         let child = ChildStreams { stdin: child_stdin, stdout: child_stdout, stderr: child_stderr };
         Ok((Streams { stdin, stdout, stderr }, child))
     };
     make().described("make pipes").at(Stage::Stdio)
+}
+
+/// Gives a pipe to the root of a user namespace; the host's `/dev/null` is nobody's to give.
+fn own(stream: BorrowedFd<'_>, namespace: &UserNamespace) -> io::Result<()> {
+    match is_pipe(stream)? {
+        true => fchown(stream, Some(namespace.uid), Some(namespace.gid)),
+        false => Ok(()),
+    }
+}
+
+fn is_pipe(stream: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(File::from(stream.try_clone_to_owned()?).metadata()?.file_type().is_fifo())
 }
 
 fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {

@@ -11,13 +11,16 @@ use std::path::{Path, PathBuf};
 use podd_monitor::protocol::{Overlay, VOLUMES};
 
 use crate::failure::Described;
-use crate::overlay::mount_overlay;
 
 /// Lies below all layers, because the kernel refuses an overlay of one directory alone that has no upper one.
 const EMPTY: &str = "empty";
 
-/// Mounts each list of layers below `mount_point`, by its place in `volumes`.
-pub(crate) fn mount_volumes(volumes: &[Vec<PathBuf>], mount_point: &Path) -> Result<(), String> {
+/// Mounts each list of layers below `mount_point`, by its place in `volumes`, each by `show`.
+pub(crate) fn mount_volumes(
+    volumes: &[Vec<PathBuf>],
+    mount_point: &Path,
+    show: impl Fn(&Overlay, &Path) -> Result<(), String>,
+) -> Result<(), String> {
     if volumes.is_empty() {
         return Ok(());
     }
@@ -28,7 +31,7 @@ pub(crate) fn mount_volumes(volumes: &[Vec<PathBuf>], mount_point: &Path) -> Res
         let target = directory.join(number.to_string());
         make(&target)?;
         let lower = lower.iter().chain([&empty]).cloned().collect();
-        mount_overlay(&Overlay { lower, ..Overlay::default() }, &target)?;
+        show(&Overlay { lower, ..Overlay::default() }, &target)?;
     }
     Ok(())
 }
@@ -44,6 +47,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::overlay::mount_overlay;
     use crate::sys::mount::{mount, unshare_mounts};
 
     #[test]
@@ -61,7 +65,7 @@ mod tests {
                 layer
             };
             let (below, above) = (layer("below"), layer("above"));
-            mount_volumes(&[vec![below.clone()], vec![above, below]], &root).unwrap();
+            mount_volumes(&[vec![below.clone()], vec![above, below]], &root, mount_overlay).unwrap();
             let volumes = root.join(VOLUMES);
             let remount = ["-o", "remount,rw"];
             let remounted = Command::new("mount").args(remount).arg(volumes.join("0")).output().unwrap();

@@ -31,19 +31,31 @@ impl Service {
         let ready = condition("RuntimeReady", self.pods.runtime_ready());
         let network = condition("NetworkReady", self.pods.network().status().map_err(|e| e.to_string()));
         let config = self.pods.config();
-        let handler = |name: &str| api::RuntimeHandler {
+        let names = config.runtimes.keys().map(|name| (name.as_str(), name));
+        let handlers = [("", &config.default_runtime)].into_iter().chain(names);
+        let handlers = handlers.map(|(name, runtime)| api::RuntimeHandler {
             name: name.to_owned(),
-            features: Some(api::RuntimeHandlerFeatures::default()),
-        };
-        let handlers = [""].into_iter().chain(config.runtimes.keys().map(String::as_str)).map(handler);
+            features: Some(self.handler_features(runtime)),
+        });
         api::StatusResponse {
             status: Some(api::RuntimeStatus { conditions: vec![ready, network] }),
             info: if verbose { self.runtime_info() } else { HashMap::new() },
             runtime_handlers: handlers.collect(),
             features: Some(api::RuntimeFeatures {
                 supplemental_groups_policy: true,
-                user_namespaces_host_network: false,
+                user_namespaces_host_network: true,
             }),
+        }
+    }
+
+    /// What the kubelet may ask of pods with this runtime; nothing for as long as it has not answered.
+    fn handler_features(&self, runtime: &str) -> api::RuntimeHandlerFeatures {
+        let features = self.pods.features(runtime);
+        api::RuntimeHandlerFeatures {
+            recursive_read_only_mounts: features.is_some_and(|can| can.recursive_read_only.is_ok()),
+            // The kubelet has the volumes of such a pod mapped too.
+            user_namespaces: self.pods.has_user_namespaces()
+                && features.is_some_and(|can| can.id_mapped_mounts.is_ok()),
         }
     }
 

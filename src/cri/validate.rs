@@ -6,6 +6,8 @@ use std::path::{Component, Path};
 
 use crate::api;
 use crate::pod::{ContainerRequest, PodError, PodName, PodRequest};
+use crate::spec::{SpecError, userns};
+use crate::sys::namespace::IdMaps;
 
 /// The longest host name (gethostname(2), `HOST_NAME_MAX`), in bytes.
 const HOSTNAME_MAX: usize = 64;
@@ -128,6 +130,7 @@ pub(super) fn command(words: &[String]) -> Checked {
 fn container_security(context: &api::LinuxContainerSecurityContext) -> Checked {
     let field = |name: &str| format!("config.linux.security_context.{name}");
     if let Some(options) = &context.namespace_options {
+        user_namespace(options)?;
         for (name, mode) in [("network", options.network), ("pid", options.pid), ("ipc", options.ipc)] {
             known::<api::NamespaceMode>(&field(&format!("namespace_options.{name}")), mode)?;
         }
@@ -185,13 +188,29 @@ fn pod_linux(linux: &api::LinuxPodSandboxConfig) -> Checked {
             ));
         }
     }
-    match &options.userns_options {
-        Some(userns) if userns.mode() != Node => Err(PodError::invalid(
-            field("userns_options"),
-            "user namespaces are not supported by this version",
-        )),
-        _ => Ok(()),
+    if user_namespace(options)?.is_none() {
+        return Ok(());
     }
+    let privileged = linux.security_context.as_ref().is_some_and(|context| context.privileged);
+    for (name, of_the_node) in [
+        ("namespace_options.pid", options.pid() == Node),
+        ("namespace_options.ipc", options.ipc() == Node),
+        ("privileged", privileged),
+    ] {
+        if of_the_node {
+            let field = format!("config.linux.security_context.{name}");
+            return Err(PodError::invalid(field, "it does not go with a user namespace of the pod's own"));
+        }
+    }
+    Ok(())
+}
+
+fn user_namespace(options: &api::NamespaceOption) -> Checked<Option<IdMaps>> {
+    userns::requested(Some(options)).map_err(|error| match error {
+        SpecError::Invalid { field, why } | SpecError::Unsupported { field, why } => {
+            PodError::invalid(format!("config.{field}"), why)
+        }
+    })
 }
 
 fn resolver(dns: &api::DnsConfig) -> Checked {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use podd_monitor::protocol::{CONSOLE_SOCKET, Overlay, Settings};
+use podd_monitor::protocol::{CONSOLE_SOCKET, Overlay, Settings, UserNamespace};
 
 use super::Pods;
 use super::error::{PodError, Stage};
@@ -30,13 +30,14 @@ pub(super) struct Bundle<'a> {
     pub(super) exit: PathBuf,
     pub(super) cgroup: &'a CgroupPath,
     pub(super) overlay: Overlay,
+    pub(super) user_namespace: Option<UserNamespace>,
     pub(super) terminal: bool,
 }
 
 impl Pods {
     /// The settings of a monitor without a log and without input.
     pub(super) fn settings(&self, runtime: &Runtime, bundle: Bundle<'_>) -> Settings {
-        let Bundle { id, dir, exit, cgroup, mut overlay, terminal } = bundle;
+        let Bundle { id, dir, exit, cgroup, mut overlay, user_namespace, terminal } = bundle;
         overlay.options.push(VOLATILE.to_owned());
         let (pid_file, runtime_log) = (dir.join("pid"), dir.join("runtime.log"));
         let console = terminal.then(|| Path::new(CONSOLE_SOCKET));
@@ -49,6 +50,7 @@ impl Pods {
                 .collect(),
             mount_point: self.paths.private_mount_point(),
             overlay,
+            user_namespace,
             create: runtime.create_argv(id, dir, &pid_file, &runtime_log, console),
             delete: runtime.delete_argv(id),
             create_timeout: CREATE_TIMEOUT,

@@ -235,7 +235,7 @@ impl Pods {
         let stage = Stage::begin("writing the runtime's configuration", &facts.name);
         let written = serde_json::to_vec(&spec).map_err(Cause::from);
         stage.check(written.and_then(|text| Ok(fs::write(paths.spec(), text)?)))?;
-        let settings = Settings { volumes, ..self.monitor_settings(draft, rootfs) };
+        let settings = Settings { volumes, ..self.monitor_settings(pod, draft, rootfs) };
         let launch = Launch { binary: self.monitor.clone(), settings };
         let stage = Stage::begin("creating the container with its runtime", &facts.name);
         let created = stage.check(monitor::launch(&launch).await);
@@ -272,6 +272,7 @@ impl Pods {
             cgroups_path: facts.cgroup.as_str(),
             hostname: &hostname(&pod.facts),
             namespaces: Namespaces { pid: draft.pids.as_deref(), ..paths.namespaces(&pod.facts) },
+            features: draft.runtime.features(),
             files: PodFiles {
                 resolv_conf: Some(&resolv_conf),
                 hostname: Some(&hostname_file),
@@ -297,7 +298,7 @@ impl Pods {
         spec::annotations::allowed(&pod.facts.config, &facts.config, allowed)
     }
 
-    fn monitor_settings(&self, draft: &Draft<'_>, rootfs: RootFs) -> Settings {
+    fn monitor_settings(&self, pod: &Pod, draft: &Draft<'_>, rootfs: RootFs) -> Settings {
         let (facts, paths) = (&draft.facts, self.paths.container(&draft.facts.id));
         let bundle = Bundle {
             id: facts.id.as_str(),
@@ -310,6 +311,7 @@ impl Pods {
                 work: rootfs.work,
                 options: mount_options(&draft.labels),
             },
+            user_namespace: self.paths.pod(&pod.facts.id).monitor_user_namespace(&pod.facts),
             terminal: facts.config.tty,
         };
         Settings {

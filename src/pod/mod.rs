@@ -12,9 +12,11 @@
 //!   confine.rs                                              labels, filters and default rights
 //!   names.rs index.rs                                       single flight by name, lookup by ID and prefix
 //!   sandbox.rs container.rs state.rs paths.rs               the objects, their records, their states
+//!   abilities.rs                                            what the node and its runtimes can do
 //!   watch.rs background.rs recovery/                        exits, what is tried again, what a restart finds
 //! ```
 
+mod abilities;
 mod background;
 mod bundle;
 mod confine;
@@ -75,6 +77,8 @@ pub struct Pods {
     images: Images,
     network: Network,
     runtimes: BTreeMap<String, OnceCell<Runtime>>,
+    /// Whether pods can have user namespaces, or what is lacking.
+    user_namespaces: OnceCell<Result<(), String>>,
     cgroups: Cgroups,
     /// All monitors' cgroup, if they are not to stay in the daemon's.
     monitor_cgroup: Option<CgroupPath>,
@@ -121,6 +125,7 @@ impl Pods {
             images,
             network,
             runtimes: config.runtimes.keys().map(|name| (name.clone(), OnceCell::new())).collect(),
+            user_namespaces: OnceCell::new(),
             // Device nodes come and go: they are looked for when a container needs them.
             host: HostFacts { devices: Vec::new(), ..host },
             cgroups,
@@ -223,15 +228,22 @@ impl Pods {
 }
 
 fn prepare(paths: &Paths) -> Result<(), OpenError> {
-    for directory in [paths.pods(), paths.containers(), paths.exits(), paths.mounts()] {
+    fs::create_dir_all(paths.mounts())
+        .map_err(OpenError::new(format!("make {}", paths.mounts().display())))?;
+    for directory in [paths.pods(), paths.containers(), paths.exits()] {
         for_root_alone(&directory).map_err(OpenError::new(format!("make {}", directory.display())))?;
     }
     let mounts = paths.mounts();
     let private = sys::mount::ensure_private_mount(&mounts);
     private.map_err(OpenError::new(format!("make {} a private mount", mounts.display())))?;
-    for directory in [paths.namespaces(), paths.shared_memory(), paths.rootfs()] {
-        fs::create_dir_all(&directory).map_err(OpenError::new(format!("make {}", directory.display())))?;
+    for directory in [paths.namespaces(), paths.shared_memory()] {
+        for_root_alone(&directory).map_err(OpenError::new(format!("make {}", directory.display())))?;
     }
+    let rootfs = paths.rootfs();
+    fs::create_dir_all(&rootfs).map_err(OpenError::new(format!("make {}", rootfs.display())))?;
+    // Root in a user namespace is another user here, and has to get through to its root filesystem.
+    let passage = fs::set_permissions(&mounts, fs::Permissions::from_mode(0o711));
+    passage.map_err(OpenError::new(format!("open {} for passage", mounts.display())))?;
     let shared = sys::mount::ensure_shared_mount(paths.netns_dir());
     shared.map_err(OpenError::new(format!("make {} a shared mount", paths.netns_dir().display())))
 }

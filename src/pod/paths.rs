@@ -6,7 +6,7 @@
 //!   containers/<id>/  container.json  config.json  pid  runtime.log  ctl  monitor.lock ...
 //!   exits/<id>        the monitor's exit record
 //!   mnt/              a private mount: what is mounted below it stays in this mount namespace
-//!     ns/<kind>-<id>  pinned ipc and uts namespaces
+//!     ns/<kind>-<id>  pinned ipc, uts and user namespaces
 //!     shm/<id>        a pod's /dev/shm
 //!     container/rootfs  where a container's own mount namespace has its root file system
 //! <netns_dir>/podd-<id>
@@ -14,7 +14,7 @@
 
 use std::path::{Path, PathBuf};
 
-use podd_monitor::protocol::{ROOTFS, VOLUMES};
+use podd_monitor::protocol::{ROOTFS, UserNamespace, VOLUMES};
 
 use super::sandbox::PodFacts;
 use crate::id::{ContainerId, PodId};
@@ -83,6 +83,7 @@ impl Paths {
             network: self.netns_dir.join(format!("podd-{id}")),
             ipc: self.namespaces().join(format!("ipc-{id}")),
             uts: self.namespaces().join(format!("uts-{id}")),
+            user: self.namespaces().join(format!("user-{id}")),
             pid: self.namespaces().join(format!("pid-{id}")),
             shm: self.shared_memory().join(id.as_str()),
         }
@@ -99,6 +100,8 @@ pub(super) struct PodPaths {
     pub(super) network: PathBuf,
     pub(super) ipc: PathBuf,
     pub(super) uts: PathBuf,
+    /// There only where the pod has one of its own.
+    pub(super) user: PathBuf,
     /// There only while the pod has a pause container.
     pub(super) pid: PathBuf,
     pub(super) shm: PathBuf,
@@ -129,8 +132,17 @@ impl PodPaths {
             network: (!host_network).then_some(self.network.as_path()),
             ipc: (!host_ipc).then_some(self.ipc.as_path()),
             uts: (!host_network).then_some(self.uts.as_path()),
+            user: facts.user_namespace().map(|_| self.user.as_path()),
             pid: None,
         }
+    }
+}
+
+impl PodPaths {
+    /// What a monitor has to know of the pod's user namespace, if it has one of its own.
+    pub(super) fn monitor_user_namespace(&self, facts: &PodFacts) -> Option<UserNamespace> {
+        let (uid, gid) = facts.root();
+        facts.user_namespace().map(|_| UserNamespace { path: self.user.clone(), uid, gid })
     }
 }
 

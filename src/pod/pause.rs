@@ -100,7 +100,9 @@ impl Pods {
             options: mount_options(&self.labels_of_pod(facts)?),
         };
         let exit = dir.join("exit");
-        let bundle = Bundle { id: &id, dir: &dir, exit, cgroup: &cgroup, overlay, terminal: false };
+        let user_namespace = paths.monitor_user_namespace(facts);
+        let bundle =
+            Bundle { id: &id, dir: &dir, exit, cgroup: &cgroup, overlay, user_namespace, terminal: false };
         let settings = self.settings(runtime, bundle);
         let launch = Launch { binary: self.monitor.clone(), settings };
         let stage = Stage::begin("creating the pause container", &facts.name);
@@ -141,6 +143,7 @@ impl Pods {
             binary: &self.monitor,
             cgroups_path: path_for(&facts.cgroup, &pause_id(&facts.id)).as_str(),
             namespaces: paths.namespaces(facts),
+            ids: facts.user_namespace(),
             host: &self.host,
             label: self.labels_of_pod(facts)?.process,
         });

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::chown;
 
 use super::Pods;
 use super::error::{PodError, Stage};
@@ -56,14 +57,14 @@ impl Pods {
             stage.check(fs::create_dir_all(&directory))?;
         }
         let stage = Stage::begin("making the namespaces", &facts.name);
-        let label = labels.mount;
+        let (label, root) = (labels.mount, facts.root());
         let mut request = namespaces(&paths, facts);
         self.confinement.add_default_sysctls(&mut request);
         let shm = (!facts.host_ipc()).then(|| paths.shm.clone());
         let made = sys::blocking(move || -> Result<(), super::Cause> {
             if let Some(shm) = shm {
                 fs::create_dir_all(&shm)?;
-                mount::mount_tmpfs(&shm, SHM_BYTES, SHM_MODE, label.as_deref())?;
+                mount::mount_tmpfs(&shm, SHM_BYTES, SHM_MODE, root, label.as_deref())?;
             }
             Ok(namespace::create_pinned(&request)?)
         });
@@ -85,7 +86,7 @@ impl Pods {
             tracing::warn!(pod = %id, "will be tried again: {}", super::chain(&error));
         }
         errors.extend(self.end_pause(id).await.err());
-        let pins = [paths.network, paths.ipc, paths.uts];
+        let pins = [paths.network, paths.ipc, paths.uts, paths.user];
         let released = sys::blocking(move || {
             let unpinned = pins.iter().map(|pin| namespace::unpin(pin)).filter_map(Result::err);
             let shm = mount::unmount(&paths.shm).and_then(|()| absent_is_fine(fs::remove_dir(&paths.shm)));
@@ -171,6 +172,12 @@ pub(super) fn hostname(facts: &PodFacts) -> String {
 
 fn write_files(paths: &PodPaths, facts: &PodFacts) -> io::Result<()> {
     fs::write(paths.hostname(), format!("{}\n", hostname(facts)))?;
+    write_resolv_conf(paths, facts)?;
+    let (uid, gid) = facts.root();
+    [paths.hostname(), paths.resolv_conf()].iter().try_for_each(|path| chown(path, Some(uid), Some(gid)))
+}
+
+fn write_resolv_conf(paths: &PodPaths, facts: &PodFacts) -> io::Result<()> {
     match facts.config.dns_config.as_ref().map(resolv_conf) {
         Some(text) if !text.is_empty() => fs::write(paths.resolv_conf(), text),
         _ => fs::copy("/etc/resolv.conf", paths.resolv_conf()).map(drop).or_else(|e| match e.kind() {
@@ -208,6 +215,7 @@ fn namespaces(paths: &PodPaths, facts: &PodFacts) -> NamespaceRequest {
         ipc: (!facts.host_ipc()).then(|| paths.ipc.clone()),
         // On the host's network a pod has the host's name too, as the kubelet asks.
         uts: (!host_network).then(|| paths.uts.clone()),
+        user: facts.user_namespace().map(|ids| (paths.user.clone(), ids)),
         hostname: (!host_network).then(|| hostname(facts)),
         sysctls: sysctls.into_iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
     }

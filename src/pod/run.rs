@@ -10,8 +10,10 @@ use super::names::Claim;
 use super::resources::Remains;
 use super::sandbox::{Pod, PodFacts, PodRecord, PodRequest, PodStage, RECORD_VERSION};
 use super::state::{PodState, now};
+use crate::api::PodSandboxConfig;
 use crate::id::PodId;
 use crate::record::{self, Durability};
+use crate::spec::userns;
 
 impl Pods {
     /// Makes a pod, or joins the call that is making it, or finds the one that was made (B1).
@@ -41,6 +43,9 @@ impl Pods {
 
     async fn make_pod(&self, request: PodRequest) -> Result<PodId, PodError> {
         self.runtime(&request.handler).await?;
+        if wants_user_namespace(&request.config) {
+            self.check_user_namespaces().await?;
+        }
         let id = PodId::generate();
         let (cgroup, made_cgroup) = self.cgroup_of_pod(&id, &request.config)?;
         let PodRequest { name, config, handler } = request;
@@ -91,4 +96,10 @@ impl Pods {
         record::make_parent(&path)?;
         record::write(&path, &record, Durability::Process)
     }
+}
+
+fn wants_user_namespace(config: &PodSandboxConfig) -> bool {
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let asked = userns::requested(context.and_then(|context| context.namespace_options.as_ref()));
+    asked.is_ok_and(|ids| ids.is_some())
 }

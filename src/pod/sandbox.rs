@@ -11,6 +11,8 @@ use super::state::{Nanos, PodState};
 use crate::api::{NamespaceMode, NamespaceOption, PodSandboxConfig};
 use crate::cgroup::CgroupPath;
 use crate::id::PodId;
+use crate::spec::userns;
+use crate::sys::namespace::IdMaps;
 use crate::sys::process::BootId;
 
 /// What makes a pod one and the same for the kubelet (CRI `PodSandboxMetadata`).
@@ -78,6 +80,17 @@ impl PodFacts {
     /// Whether the pod shares the host's System V and POSIX message queues and shared memory.
     pub fn host_ipc(&self) -> bool {
         self.namespaces().ipc() == NamespaceMode::Node
+    }
+
+    /// The IDs of the pod's own user namespace; `None` is the node's.
+    pub fn user_namespace(&self) -> Option<IdMaps> {
+        // The edge has let no other request through.
+        userns::requested(Some(&self.namespaces())).ok().flatten()
+    }
+
+    /// The host's user and group that are root in the pod.
+    pub(super) fn root(&self) -> (u32, u32) {
+        self.user_namespace().map_or((0, 0), |ids| (ids.uids.host, ids.gids.host))
     }
 
     /// The directory for the containers' logs, if one was asked for.

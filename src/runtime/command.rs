@@ -80,6 +80,13 @@ impl Runtime {
         self.answer(command, "--version", "", super::PROBE_TIMEOUT).await
     }
 
+    /// Runs `<runtime> features`, which fails where the runtime does not know the command.
+    pub(super) async fn ask_features(&self) -> Result<Vec<u8>, RuntimeError> {
+        let mut command = Command::new(&self.path);
+        prepare(command.arg("features"));
+        self.answer(command, "features", "", super::PROBE_TIMEOUT).await
+    }
+
     /// Runs `<runtime> kill <options> <id> <signal>`.
     pub(super) async fn signal(
         &self,

@@ -17,6 +17,7 @@ use crate::config::RuntimeConfig;
 
 mod command;
 mod exec;
+mod features;
 mod interactive;
 mod orphans;
 #[cfg(test)]
@@ -24,6 +25,7 @@ mod tests;
 mod text;
 
 pub use exec::{ExecError, ExecOutput};
+pub use features::{Ability, Features};
 pub use interactive::{Exec, ProcessIo, Wants};
 pub use orphans::{become_subreaper, reap_orphans};
 pub use text::readable as readable_error;
@@ -53,6 +55,7 @@ pub struct Runtime {
     root: PathBuf,
     kind: Kind,
     version: String,
+    features: Features,
     systemd_cgroup: bool,
 }
 
@@ -137,7 +140,7 @@ pub enum RuntimeError {
 }
 
 impl Runtime {
-    /// Asks the runtime of a configuration for its version, so that a missing or broken binary is known before a container
+    /// Asks the runtime of a configuration for its version and its features, so that a missing or broken binary is known before a container
     /// needs it. With `systemd_cgroup` it will leave cgroups to systemd.
     pub async fn probe(
         name: &str,
@@ -150,6 +153,7 @@ impl Runtime {
             root: config.root.clone(),
             kind: Kind::Other,
             version: String::new(),
+            features: Features::of(Kind::Other, "", None),
             systemd_cgroup,
         };
         let answer = runtime.ask_version().await?;
@@ -161,6 +165,8 @@ impl Runtime {
             _ => Kind::Other,
         };
         runtime.version = words.nth(1).unwrap_or("unknown").to_owned();
+        let features = runtime.ask_features().await.ok();
+        runtime.features = Features::of(runtime.kind, &runtime.version, features.as_deref());
         Ok(runtime)
     }
 
@@ -177,6 +183,11 @@ impl Runtime {
     /// The version that it told.
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// What it can do on this host.
+    pub fn features(&self) -> &Features {
+        &self.features
     }
 
     /// The command that makes a container from `bundle`, program included. `log_file` gets its errors as lines of JSON.

@@ -7,15 +7,17 @@ use oci_spec::runtime::{
 };
 
 use super::mounts::Propagation;
-use super::{HostDevice, SpecError, SpecInput, resources, seccomp, security};
+use super::{HostDevice, SpecError, SpecInput, resources, seccomp, security, userns};
 use crate::api;
 use crate::cgroup::CgroupMode;
+use crate::sys::namespace::IdMaps;
 
 /// Namespaces, limits, devices and masks of one container.
 pub(super) fn build(
     input: &SpecInput<'_>,
     privileged: bool,
     propagation: Option<Propagation>,
+    ids: Option<IdMaps>,
 ) -> Result<Linux, SpecError> {
     let context = security(input);
     let masks = |paths: &[String]| match privileged {
@@ -25,6 +27,8 @@ pub(super) fn build(
     let mut linux = Linux::default();
     linux
         .set_namespaces(Some(namespaces(input, privileged)?))
+        .set_uid_mappings(ids.map(|ids| vec![userns::mapping(ids.uids)]))
+        .set_gid_mappings(ids.map(|ids| vec![userns::mapping(ids.gids)]))
         .set_cgroups_path(Some(PathBuf::from(input.cgroups_path)))
         .set_resources(Some(limits(input, privileged)?))
         .set_devices(Some(device_nodes(input, privileged)).filter(|nodes| !nodes.is_empty()))
@@ -40,6 +44,7 @@ fn namespaces(input: &SpecInput<'_>, privileged: bool) -> Result<Vec<LinuxNamesp
     let given = &input.namespaces;
     let mut namespaces = vec![namespace(LinuxNamespaceType::Mount, None)];
     let pod = [
+        (LinuxNamespaceType::User, given.user),
         (LinuxNamespaceType::Network, given.network),
         (LinuxNamespaceType::Ipc, given.ipc),
         (LinuxNamespaceType::Uts, given.uts),

@@ -9,6 +9,7 @@
 //! mounts.rs     default and CRI mounts, their order      seccomp/      filters of system calls, profiles
 //! linux.rs      namespaces, devices, masks               resources.rs  cpu, memory, hugepages, unified
 //! user.rs       who runs it: CRI, image, passwd, group annotations.rs which annotations are heard
+//! userns.rs     user namespaces, owners of volumes
 //! ```
 //!
 //! Invariants: nothing of oci-spec's own defaults gets into the document; a field that cannot be honoured is an error and
@@ -23,6 +24,7 @@ use oci_spec::runtime::{Capability, Root, Spec};
 use crate::api;
 use crate::config::HostMount;
 use crate::id::PodId;
+use crate::runtime::Features;
 use crate::selinux::Labels;
 
 pub mod annotations;
@@ -38,6 +40,7 @@ mod sources;
 #[cfg(test)]
 mod tests;
 pub mod user;
+pub mod userns;
 
 pub use observe::{HostDevice, HostFacts};
 pub use process::{exec_process, program};
@@ -86,6 +89,8 @@ pub struct SpecInput<'a> {
     pub seccomp: &'a seccomp::Filter<'a>,
     /// The labels, from [`Selinux::labels`](crate::selinux::Selinux::labels).
     pub labels: &'a Labels,
+    /// What the runtime can do.
+    pub features: &'a Features,
     /// What is known of the host.
     pub host: &'a HostFacts,
 }
@@ -99,6 +104,8 @@ pub struct Namespaces<'a> {
     pub ipc: Option<&'a Path>,
     /// The pod's UTS namespace.
     pub uts: Option<&'a Path>,
+    /// The pod's user namespace, which owns the others.
+    pub user: Option<&'a Path>,
     /// The PID namespace for the modes POD (the pod's) and TARGET (the target container's); unused in the other modes.
     pub pid: Option<&'a Path>,
 }
@@ -152,6 +159,7 @@ impl SpecError {
 pub fn build(input: &SpecInput<'_>) -> Result<Spec, SpecError> {
     refuse_unsupported(input)?;
     let privileged = privileged(input)?;
+    let ids = userns::check(input)?;
     let (mounts, propagation) = mounts::build(input, privileged)?;
     let mut root = Root::default();
     root.set_path(input.rootfs.to_owned()).set_readonly(Some(security(input).readonly_rootfs));
@@ -161,7 +169,7 @@ pub fn build(input: &SpecInput<'_>) -> Result<Spec, SpecError> {
         .set_hostname(None)
         .set_process(Some(process::build(input, privileged)?))
         .set_mounts(Some(mounts))
-        .set_linux(Some(linux::build(input, privileged, propagation)?))
+        .set_linux(Some(linux::build(input, privileged, propagation, ids)?))
         .set_annotations(Some(annotations::build(input)));
     Ok(spec)
 }
@@ -187,12 +195,6 @@ fn privileged(input: &SpecInput<'_>) -> Result<bool, SpecError> {
 fn refuse_unsupported(input: &SpecInput<'_>) -> Result<(), SpecError> {
     if !input.config.cdi_devices.is_empty() {
         return Err(SpecError::unsupported("CDI_devices", "container device interface specs are not read"));
-    }
-    let options = security(input).namespace_options.as_ref();
-    let userns = options.and_then(|options| options.userns_options.as_ref());
-    if userns.is_some_and(|userns| userns.mode() != api::NamespaceMode::Node) {
-        let field = "linux.security_context.namespace_options.userns_options";
-        return Err(SpecError::unsupported(field, "user namespaces are not made"));
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::Mount;
 
-use super::{MountSource, SourcePropagation, SpecError, SpecInput, security};
+use super::{MountSource, SourcePropagation, SpecError, SpecInput, security, userns};
 use crate::api;
 use crate::config::HostMount;
 
@@ -41,7 +41,7 @@ pub(super) fn build(
     }
     let (mut asked, mut propagation) = (Vec::new(), None);
     for (index, (mount, source)) in input.config.mounts.iter().zip(input.mounts).enumerate() {
-        let (mount, needs) = client_mount(index, mount, source)?;
+        let (mount, needs) = client_mount(input, index, mount, source)?;
         propagation = propagation.max(needs);
         asked.push(mount);
     }
@@ -53,6 +53,9 @@ pub(super) fn build(
     let operators: Vec<Mount> = input.default_mounts.iter().map(operators_mount).collect();
     mounts.retain(|mount| operators.iter().all(|other| other.destination() != mount.destination()));
     mounts.extend(operators);
+    if input.namespaces.user.is_some() && input.namespaces.network.is_none() {
+        show_the_hosts_sys(&mut mounts);
+    }
     mounts.retain(|mount| !overridden(mount.destination()));
     mounts.extend(asked);
     mounts.sort_by_key(|mount| mount.destination().components().count());
@@ -87,6 +90,14 @@ fn kernel_mounts(privileged: bool) -> Vec<Mount> {
     ]
 }
 
+/// A sysfs shows a network namespace, and only who owns that may mount one. A user namespace does not own the host's
+/// network, so a container in both sees the host's `/sys`, as with the peers, all of it read-only.
+fn show_the_hosts_sys(mounts: &mut [Mount]) {
+    let options = ["rbind", "rprivate", "nosuid", "noexec", "nodev", "rro"];
+    let sys = mounts.iter_mut().find(|mount| mount.destination() == "/sys");
+    sys.into_iter().for_each(|sys| *sys = mount("/sys", "bind", "/sys", &options));
+}
+
 fn pod_mounts(input: &SpecInput<'_>) -> Vec<Mount> {
     let access = if security(input).readonly_rootfs { "ro" } else { "rw" };
     let files = &input.files;
@@ -104,14 +115,12 @@ fn pod_mounts(input: &SpecInput<'_>) -> Vec<Mount> {
 }
 
 fn client_mount(
+    input: &SpecInput<'_>,
     index: usize,
     asked: &api::Mount,
     source: &MountSource,
 ) -> Result<(Mount, Option<Propagation>), SpecError> {
     let field = |name: &str| format!("mounts[{index}] ({:?}).{name}", asked.container_path);
-    if !asked.uid_mappings.is_empty() || !asked.gid_mappings.is_empty() {
-        return Err(SpecError::unsupported(field("uidMappings"), "id-mapped mounts are not made"));
-    }
     let destination =
         destination(&asked.container_path).map_err(|why| SpecError::invalid(field("container_path"), why))?;
     if asked.image.is_some() {
@@ -124,7 +133,14 @@ fn client_mount(
     let (option, needs) =
         propagation(asked, source).map_err(|why| SpecError::invalid(field("propagation"), why))?;
     let access = access(asked).map_err(|why| SpecError::invalid(field("recursive_read_only"), why))?;
-    Ok((mount(destination, "bind", &source.path, &["rbind", option, access]), needs))
+    if asked.recursive_read_only
+        && let Err(why) = &input.features.recursive_read_only
+    {
+        return Err(SpecError::unsupported(field("recursive_read_only"), why.clone()));
+    }
+    let mut mount = mount(destination, "bind", &source.path, &["rbind", option, access]);
+    userns::map_volume(input, asked, &mut mount, field)?;
+    Ok((mount, needs))
 }
 
 /// A volume that is an image: read-only, and none of its files is a program or a device (KEP-4639). Nothing is mounted

@@ -10,7 +10,8 @@ use oci_spec::runtime::{
 };
 
 use super::linux::namespace;
-use super::{HostFacts, Namespaces, OCI_VERSION};
+use super::{HostFacts, Namespaces, OCI_VERSION, userns};
+use crate::sys::namespace::{IdMaps, IdRange};
 
 /// Where the binary is inside; also how the process is called.
 pub const BINARY: &str = "pause";
@@ -32,6 +33,8 @@ pub struct PauseInput<'a> {
     pub cgroups_path: &'a str,
     /// The pod's other namespaces.
     pub namespaces: Namespaces<'a>,
+    /// The IDs of the pod's user namespace, if it has one.
+    pub ids: Option<IdMaps>,
     /// What is known of the host.
     pub host: &'a HostFacts,
     /// The label of the process.
@@ -45,6 +48,8 @@ pub fn build(input: &PauseInput<'_>) -> Spec {
     let mut linux = Linux::default();
     linux
         .set_namespaces(Some(namespaces(&input.namespaces)))
+        .set_uid_mappings(input.ids.map(|ids| vec![userns::mapping(ids.uids)]))
+        .set_gid_mappings(input.ids.map(|ids| vec![userns::mapping(ids.gids)]))
         .set_cgroups_path(Some(PathBuf::from(input.cgroups_path)))
         .set_resources(None)
         .set_masked_paths(None)
@@ -53,14 +58,14 @@ pub fn build(input: &PauseInput<'_>) -> Spec {
     spec.set_version(OCI_VERSION.to_owned())
         .set_root(Some(root))
         .set_hostname(None)
-        .set_process(Some(process(input.host, input.label.clone())))
+        .set_process(Some(process(input)))
         .set_mounts(Some(mounts(input.binary)))
         .set_linux(Some(linux))
         .set_annotations(None);
     spec
 }
 
-fn process(host: &HostFacts, label: Option<String>) -> Process {
+fn process(input: &PauseInput<'_>) -> Process {
     let none = || Some(std::collections::HashSet::new());
     let mut capabilities = LinuxCapabilities::default();
     capabilities
@@ -70,7 +75,10 @@ fn process(host: &HostFacts, label: Option<String>) -> Process {
         .set_permitted(none())
         .set_ambient(none());
     let mut user = User::default();
-    user.set_uid(USER).set_gid(USER).set_additional_gids(None);
+    let nobody = |ids: Option<IdRange>| ids.map_or(USER, |ids| USER.min(ids.count - 1));
+    user.set_uid(nobody(input.ids.map(|ids| ids.uids)))
+        .set_gid(nobody(input.ids.map(|ids| ids.gids)))
+        .set_additional_gids(None);
     let mut process = Process::default();
     process
         .set_args(Some(vec![format!("/{BINARY}"), "pause".to_owned()]))
@@ -81,9 +89,9 @@ fn process(host: &HostFacts, label: Option<String>) -> Process {
         .set_capabilities(Some(capabilities))
         .set_rlimits(None)
         .set_no_new_privileges(Some(true))
-        .set_selinux_label(label)
+        .set_selinux_label(input.label.clone())
         .set_oom_score_adj(Some(
-            host.oom_score_adj_floor.map_or(OOM_SCORE_ADJ, |floor| OOM_SCORE_ADJ.max(floor)),
+            input.host.oom_score_adj_floor.map_or(OOM_SCORE_ADJ, |floor| OOM_SCORE_ADJ.max(floor)),
         ));
     process
 }
@@ -112,6 +120,7 @@ fn mounts(binary: &Path) -> Vec<Mount> {
 fn namespaces(pod: &Namespaces<'_>) -> Vec<LinuxNamespace> {
     let own = [LinuxNamespaceType::Mount, LinuxNamespaceType::Pid].map(|typ| namespace(typ, None));
     let joined = [
+        (LinuxNamespaceType::User, pod.user),
         (LinuxNamespaceType::Network, pod.network),
         (LinuxNamespaceType::Ipc, pod.ipc),
         (LinuxNamespaceType::Uts, pod.uts),

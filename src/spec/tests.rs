@@ -16,6 +16,7 @@ use crate::config::SeccompConfig;
 mod properties;
 mod real;
 mod rules;
+mod users;
 
 const POD_ID: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
@@ -35,6 +36,8 @@ struct Case {
     annotations: BTreeMap<String, String>,
     seccomp: SeccompConfig,
     labels: Labels,
+    features: Features,
+    userns: bool,
     host: HostFacts,
 }
 
@@ -65,6 +68,8 @@ impl Case {
             annotations: BTreeMap::new(),
             seccomp: crate::config::Config::defaults(Path::new("/"), Path::new("/run")).seccomp,
             labels: Labels::default(),
+            features: Features { recursive_read_only: Ok(()), id_mapped_mounts: Ok(()) },
+            userns: false,
             host: host(),
         }
     }
@@ -88,6 +93,7 @@ impl Case {
                 network: Some(Path::new("/run/netns/podd-1")).filter(|_| !self.host_network),
                 ipc: Some(Path::new("/run/podd/ns/ipc")),
                 uts: Some(Path::new("/run/podd/ns/uts")),
+                user: self.userns.then(|| Path::new("/run/podd/ns/user")),
                 pid: self.pid.as_deref(),
             },
             files: PodFiles {
@@ -100,6 +106,7 @@ impl Case {
             default_mounts: &self.default_mounts,
             devices: &self.devices,
             annotations: &self.annotations,
+            features: &self.features,
             host: &self.host,
         })
     }

@@ -4,6 +4,7 @@
 pub mod console;
 pub mod fs;
 pub mod isal;
+pub mod kernel;
 pub mod memory;
 pub mod mount;
 pub mod namespace;

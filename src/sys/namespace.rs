@@ -5,6 +5,7 @@
 //! thread's `/proc/thread-self/ns` entries on empty files. Either all that a request asks for is pinned, or nothing is left.
 
 mod sysctl;
+mod user;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -20,6 +21,8 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use self::sysctl::Sysctl;
 pub use self::sysctl::{SysctlNamespace, same_sysctl, sysctl_namespace};
+use self::user::Owner;
+pub use self::user::{IdMaps, IdRange, maps_owners};
 use crate::sys::mount;
 
 /// The namespaces that a pod gets: each that is asked for with the path of its pin, which must not exist.
@@ -31,6 +34,8 @@ pub struct NamespaceRequest {
     pub ipc: Option<PathBuf>,
     /// The UTS namespace's pin.
     pub uts: Option<PathBuf>,
+    /// The pin of a user namespace that is to own the others, and its IDs.
+    pub user: Option<(PathBuf, IdMaps)>,
     /// The host name; needs `uts`.
     pub hostname: Option<String>,
     /// Kernel parameters, with `.` or `/` between the parts of a name; each must belong to a namespace that is asked for.
@@ -103,9 +108,9 @@ pub fn create_pinned(request: &NamespaceRequest) -> Result<(), NamespaceError> {
         .map(|(name, value)| Sysctl::check(name, value, request))
         .collect::<Result<Vec<_>, _>>()?;
     let work = || {
-        request.unshare()?;
+        let owner = request.make()?;
         request.set_up(&sysctls)?;
-        request.pin_all()
+        request.pin_all(owner.as_ref())
     };
     on_fresh_thread(work)
         .unwrap_or_else(|source| Err(NamespaceError::Create { kinds: request.kinds().join(", "), source }))
@@ -168,15 +173,23 @@ impl NamespaceRequest {
     }
 
     fn kinds(&self) -> Vec<&'static str> {
-        self.wanted().map(|(kind, _, _)| kind).collect()
+        let user = self.user.is_some().then_some("user");
+        user.into_iter().chain(self.wanted().map(|(kind, _, _)| kind)).collect()
     }
 
-    fn unshare(&self) -> Result<(), NamespaceError> {
+    /// Makes the namespaces and moves this thread into them, but for the user namespace, which stays with its owner.
+    fn make(&self) -> Result<Option<Owner>, NamespaceError> {
+        let failed = |source| NamespaceError::Create { kinds: self.kinds().join(", "), source };
         let flags = self.wanted().fold(UnshareFlags::empty(), |flags, (_, flag, _)| flags | flag);
-        // SAFETY: none of the three flags takes descriptors or memory from under other threads: only CLONE_FILES and
-        // CLONE_VM semantics would, and they are not in `wanted`.
-        unsafe { rustix::thread::unshare_unsafe(flags) }
-            .map_err(|errno| NamespaceError::Create { kinds: self.kinds().join(", "), source: errno.into() })
+        let Some((_, ids)) = &self.user else {
+            // SAFETY: none of the three flags takes descriptors or memory from under other threads: only CLONE_FILES and
+            // CLONE_VM semantics would, and they are not in `wanted`.
+            unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(|errno| failed(errno.into()))?;
+            return Ok(None);
+        };
+        let owner = Owner::new(flags, ids).map_err(failed)?;
+        self.wanted().try_for_each(|(kind, _, _)| owner.enter(kind)).map_err(failed)?;
+        Ok(Some(owner))
     }
 
     fn set_up(&self, sysctls: &[Sysctl<'_>]) -> Result<(), NamespaceError> {
@@ -190,13 +203,23 @@ impl NamespaceRequest {
             };
             set.map_err(|source| NamespaceError::Hostname { name: name.clone(), source })?;
         }
-        sysctls.iter().try_for_each(Sysctl::write)
+        sysctls.iter().try_for_each(|sysctl| sysctl.write(self.root()))
     }
 
-    fn pin_all(&self) -> Result<(), NamespaceError> {
+    /// The host's user that is root in the namespaces.
+    fn root(&self) -> u32 {
+        self.user.as_ref().map_or(0, |(_, ids)| ids.uids.host)
+    }
+
+    fn pin_all(&self, owner: Option<&Owner>) -> Result<(), NamespaceError> {
         let mut pinned = Vec::new();
-        for (kind, _, path) in self.wanted() {
-            if let Err(source) = pin(kind, path) {
+        let own = |kind| format!("/proc/thread-self/ns/{kind}");
+        let mut pins: Vec<_> = self.wanted().map(|(kind, _, path)| (kind, own(kind), path)).collect();
+        if let (Some(owner), Some((path, _))) = (owner, &self.user) {
+            pins.push(("user", owner.entry("user"), path));
+        }
+        for (kind, entry, path) in pins {
+            if let Err(source) = bind(&entry, path) {
                 for done in pinned {
                     let _ = unpin(done);
                 }
@@ -208,11 +231,7 @@ impl NamespaceRequest {
     }
 }
 
-/// Binds the calling thread's namespace to a new file; a file that was there already is left alone.
-fn pin(kind: &str, path: &Path) -> io::Result<()> {
-    bind(&format!("/proc/thread-self/ns/{kind}"), path)
-}
-
+/// Binds a namespace to a new file; a file that was there already is left alone.
 fn bind(namespace: &str, path: &Path) -> io::Result<()> {
     OpenOptions::new().write(true).create_new(true).mode(0o000).open(path)?;
     let bound = rustix::mount::mount_bind(namespace, path);
@@ -329,6 +348,43 @@ mod tests {
     }
 
     #[test]
+    fn a_user_namespace_owns_the_others() {
+        let directory = Pins::new();
+        let ids = IdRange { host: 100_000, count: 65_536 };
+        let user = directory.path().join("user");
+        let mut request = request(directory.path());
+        request.user = Some((user.clone(), IdMaps { uids: ids, gids: ids }));
+        request.hostname = Some("pod-u".to_owned());
+        request.sysctls = BTreeMap::from([
+            ("net.ipv4.ip_unprivileged_port_start".to_owned(), "80".to_owned()),
+            ("kernel.shmmax".to_owned(), "1234567".to_owned()),
+        ]);
+        create_pinned(&request).unwrap();
+        let [net, ipc, uts] = ["net", "ipc", "uts"].map(|kind| directory.path().join(kind));
+        // Root of the user namespace alone, as whoever enters it becomes: it may do this only where it owns the other.
+        let inside = |kind: &str, pin: &Path, command: &[&str]| {
+            let pin = format!("--{kind}={}", pin.display());
+            let output = std::process::Command::new("nsenter")
+                .args([&format!("--user={}", user.display()), &pin])
+                .args(command)
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        };
+        assert!(inside("net", &net, &["ip", "link", "show", "lo"]).contains("LOOPBACK,UP"));
+        inside("net", &net, &["ip", "link", "set", "lo", "down"]);
+        assert_eq!(inside("net", &net, &["cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start"]), "80");
+        assert_eq!(inside("ipc", &ipc, &["cat", "/proc/sys/kernel/shmmax"]), "1234567");
+        assert_eq!(inside("uts", &uts, &["sh", "-c", "hostname new-name && uname -n"]), "new-name");
+        assert_eq!(
+            inside("net", &net, &["cat", "/proc/self/uid_map"]).split_whitespace().nth(1),
+            Some("100000")
+        );
+        directory.remove();
+    }
+
+    #[test]
     fn a_closure_runs_inside_and_the_caller_stays_outside() {
         let directory = Pins::new();
         let net = directory.path().join("net");
@@ -375,7 +431,7 @@ mod tests {
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
         unpin(&directory.path().join("uts")).unwrap();
         unpin(&directory.path().join("uts")).unwrap();
-        pin("none", &directory.path().join("none")).unwrap_err();
+        bind("/proc/self/ns/none", &directory.path().join("none")).unwrap_err();
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 }

@@ -36,3 +36,4 @@ mod recovery;
 mod security;
 mod server;
 mod streaming;
+mod userns;

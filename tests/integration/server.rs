@@ -85,10 +85,11 @@ async fn the_socket_is_for_root_and_its_group() {
     let socket = fs::metadata(node.names.socket()).unwrap();
     assert!(socket.file_type().is_socket());
     assert_eq!(socket.permissions().mode() & 0o7777, 0o660);
-    for dir in ["pods", "containers", "exits", "mnt"] {
-        let mode = fs::metadata(node.names.run_dir().join(dir)).unwrap().permissions().mode();
-        assert_eq!(mode & 0o7777, 0o700, "secrets of containers are in {dir}");
+    let mode = |dir| fs::metadata(node.names.run_dir().join(dir)).unwrap().permissions().mode() & 0o7777;
+    for dir in ["pods", "containers", "exits", "mnt/ns", "mnt/shm"] {
+        assert_eq!(mode(dir), 0o700, "secrets of containers are in {dir}");
     }
+    assert_eq!(mode("mnt"), 0o711, "a way through for the roots of user namespaces, and no more");
     node.finish().await;
 }
 

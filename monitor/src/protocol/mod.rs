@@ -26,7 +26,7 @@ mod tests;
 
 pub use frame::{Frames, MAX_CONTROL_FRAME, MAX_SETTINGS_FRAME};
 pub use message::{Exit, MAX_TEXT, Report, Request, Stage, Version};
-pub use settings::{Overlay, Settings};
+pub use settings::{Overlay, Settings, UserNamespace};
 
 /// What this build speaks.
 pub const VERSION: Version = Version { major: 1, minor: 1 };

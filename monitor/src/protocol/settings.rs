@@ -27,6 +27,8 @@ pub struct Settings {
     pub mount_point: PathBuf,
     /// The root filesystem, mounted at [`ROOTFS`](super::ROOTFS) below the mount point.
     pub overlay: Overlay,
+    /// The user namespace that the container joins, if it is not the host's.
+    pub user_namespace: Option<UserNamespace>,
     /// `<runtime> create` with all its arguments, the runtime's absolute path first. With a terminal, the value of
     /// `--console-socket` is [`CONSOLE_SOCKET`](super::CONSOLE_SOCKET).
     pub create: Vec<OsString>,
@@ -71,6 +73,17 @@ pub struct Overlay {
     pub options: Vec<String>,
 }
 
+/// A pod's user namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UserNamespace {
+    /// What pins it.
+    pub path: PathBuf,
+    /// The host's user that is root in it.
+    pub uid: u32,
+    /// The host's group that is root in it.
+    pub gid: u32,
+}
+
 mod tag {
     use super::CRITICAL;
 
@@ -92,13 +105,16 @@ mod tag {
     pub(super) const LOG_PATH: u16 = CRITICAL | 16;
     pub(super) const EXIT_FILE: u16 = CRITICAL | 17;
     pub(super) const OOM_FILE: u16 = 18;
+    pub(super) const USER_NAMESPACE: u16 = CRITICAL | 30;
+    pub(super) const ROOT_UID: u16 = CRITICAL | 31;
+    pub(super) const ROOT_GID: u16 = CRITICAL | 32;
     /// Begins another volume, without a value.
-    pub(super) const VOLUME: u16 = CRITICAL | 32;
+    pub(super) const VOLUME: u16 = CRITICAL | 40;
     /// One more directory of the volume that was begun last.
-    pub(super) const VOLUME_LOWER: u16 = CRITICAL | 33;
-    pub(super) const DIRECTORY: u16 = 34;
+    pub(super) const VOLUME_LOWER: u16 = CRITICAL | 41;
+    pub(super) const DIRECTORY: u16 = 42;
     /// Place and target, with a NUL between them.
-    pub(super) const LINK: u16 = 35;
+    pub(super) const LINK: u16 = 43;
 }
 
 /// How long a creation may take when the settings do not say it.
@@ -125,6 +141,11 @@ impl Settings {
             .options
             .iter()
             .fold(writer, |writer, option| record(writer, tag::OVERLAY_OPTION, option.as_bytes()));
+        let writer = self.user_namespace.iter().fold(writer, |writer, namespace| {
+            let writer = path(tag::USER_NAMESPACE, &namespace.path, writer);
+            let writer = record(writer, tag::ROOT_UID, &namespace.uid.to_le_bytes());
+            record(writer, tag::ROOT_GID, &namespace.gid.to_le_bytes())
+        });
         let writer = words(tag::CREATE, &self.create, writer);
         let writer = words(tag::DELETE, &self.delete, writer);
         let writer = path(tag::PID_FILE, &self.pid_file, writer);
@@ -173,6 +194,9 @@ impl Settings {
             tag::UPPER => self.overlay.upper = path(),
             tag::WORK => self.overlay.work = path(),
             tag::OVERLAY_OPTION => self.overlay.options.push(text()?),
+            tag::USER_NAMESPACE => self.user_namespace.get_or_insert_default().path = path(),
+            tag::ROOT_UID => self.user_namespace.get_or_insert_default().uid = Reader(value).u32()?,
+            tag::ROOT_GID => self.user_namespace.get_or_insert_default().gid = Reader(value).u32()?,
             tag::CREATE => self.create.push(word()),
             tag::DELETE => self.delete.push(word()),
             tag::PID_FILE => self.pid_file = path(),

@@ -21,6 +21,7 @@ fn settings() -> Settings {
             work: "/w".into(),
             options: vec!["index=off".to_owned()],
         },
+        user_namespace: Some(UserNamespace { path: "/run/podd/user".into(), uid: 100_000, gid: 200_000 }),
         create: vec!["/usr/bin/crun".into(), "create".into(), "c1".into()],
         delete: vec!["/usr/bin/crun".into(), "delete".into(), OsString::from("c1")],
         pid_file: "/run/podd/c1/pid".into(),

@@ -40,6 +40,24 @@ pub(crate) fn die_with_parent() {
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
 }
 
+/// Runs `work` as one who owns what it makes in file systems as `uid` and `gid`, with all the rights that it has.
+pub(crate) fn making_files_as<T>(uid: u32, gid: u32, work: impl FnOnce() -> T) -> io::Result<T> {
+    // Otherwise the rights to files go with the user 0.
+    const KEEP_RIGHTS: libc::c_int = 1 << 2;
+    // SAFETY: the option takes no argument.
+    let bits = check(unsafe { libc::prctl(libc::PR_GET_SECUREBITS, 0, 0, 0, 0) })?;
+    // SAFETY: the option takes one integer.
+    check(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, bits | KEEP_RIGHTS, 0, 0, 0) })?;
+    // SAFETY: these calls touch no memory. They give the IDs from before and cannot fail for who may change them.
+    let before = unsafe { (libc::setfsuid(uid), libc::setfsgid(gid)) };
+    let done = work();
+    // SAFETY: as above; the IDs are those that the kernel has given.
+    unsafe { (libc::setfsuid(before.0.cast_unsigned()), libc::setfsgid(before.1.cast_unsigned())) };
+    // SAFETY: the option takes one integer.
+    check(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, bits, 0, 0, 0) })?;
+    Ok(done)
+}
+
 /// Sets the mask of permissions that new files never get.
 pub(crate) fn set_umask(mask: u32) {
     // SAFETY: umask touches no memory and cannot fail.

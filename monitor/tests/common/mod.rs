@@ -295,6 +295,7 @@ fn settings(runtime: &str, plan: &Plan, dir: &Path, id: &str) -> Settings {
     let mut delete = runtime;
     delete.extend(words(&["delete", "--force", id]));
     Settings {
+        user_namespace: None,
         container_id: id.to_owned(),
         state_dir: path("state"),
         cgroup_procs: Vec::new(),

@@ -77,6 +77,7 @@ impl Running {
             default_mounts: &case.default_mounts,
             devices: &case.devices,
             annotations: &case.annotations,
+            features: &case.features,
             host: &host,
         };
         build(&input).unwrap()

@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::{NamespaceError, NamespaceRequest};
+use super::{NamespaceError, NamespaceRequest, user};
 
 /// A parameter that is the pod's to set, with its file.
 pub(super) struct Sysctl<'a> {
@@ -33,18 +33,25 @@ impl<'a> Sysctl<'a> {
         Ok(Self { name, value, kind, path: Path::new("/proc/sys").join(sysctl_parts(name).join("/")) })
     }
 
-    /// Writes the value; /proc/sys shows the namespaces of the thread that opens it.
-    pub(super) fn write(&self) -> Result<(), NamespaceError> {
-        OpenOptions::new()
-            .write(true)
-            .open(&self.path)
-            .and_then(|mut file| file.write_all(self.value.as_bytes()))
-            .map_err(|source| NamespaceError::Sysctl {
-                name: self.name.to_owned(),
-                value: self.value.to_owned(),
-                kind: self.kind,
-                source,
-            })
+    /// Writes the value; /proc/sys shows the namespaces of the thread that opens it. Parameters of an IPC namespace are
+    /// open to its own root alone, and no rights help; those of a network ask for rights.
+    pub(super) fn write(&self, root: u32) -> Result<(), NamespaceError> {
+        let write = || {
+            OpenOptions::new()
+                .write(true)
+                .open(&self.path)
+                .and_then(|mut file| file.write_all(self.value.as_bytes()))
+        };
+        let written = match self.kind {
+            "ipc" if root != 0 => user::acting_as(root, write),
+            _ => write(),
+        };
+        written.map_err(|source| NamespaceError::Sysctl {
+            name: self.name.to_owned(),
+            value: self.value.to_owned(),
+            kind: self.kind,
+            source,
+        })
     }
 }
 

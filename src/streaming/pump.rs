@@ -3,15 +3,21 @@
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use rustix::termios::Winsize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::session::{Input, Output, Sizes, Streams};
 use crate::runtime::ProcessIo;
+
+/// How long the last bytes of a terminal may be on their way: the kernel passes them on by a worker, so that they may come
+/// after the end of the process that wrote them. Its hang-up ends the wait as a rule.
+const TERMINAL_GRACE: Duration = Duration::from_millis(300);
 
 /// How much is read from a process at once, in bytes; a pipe holds as much at its largest without privilege.
 const READ_SIZE: usize = 256 << 10;
@@ -42,8 +48,9 @@ pub(super) async fn pump<T>(
         tokio::join!(sizes, stdin);
     };
     let outwards = async {
-        let (stdout, stderr) =
-            (drain(io.stdout, streams.stdout, &over), drain(io.stderr, streams.stderr, &over));
+        let grace = if io.terminal.is_some() { TERMINAL_GRACE } else { Duration::ZERO };
+        let stdout = drain(io.stdout, streams.stdout, &over, grace);
+        let stderr = drain(io.stderr, streams.stderr, &over, grace);
         tokio::join!(stdout, stderr)
     };
     let ended = async {
@@ -87,7 +94,13 @@ async fn feed(from: Option<Input>, to: Option<Sender>, keep_open: bool) {
 
 /// Gives the process's bytes to the client until their end, or until the process has ended and no more are there. Without a
 /// stream they are thrown away. When the client has gone the pipe is closed, and a process that writes on is told by SIGPIPE.
-async fn drain(from: Option<Receiver>, mut to: Option<Output>, over: &CancellationToken) -> Option<Output> {
+/// `grace` is how long the last bytes may take.
+async fn drain(
+    from: Option<Receiver>,
+    mut to: Option<Output>,
+    over: &CancellationToken,
+    grace: Duration,
+) -> Option<Output> {
     let Some(mut from) = from else { return to };
     let mut buffer = BytesMut::new();
     loop {
@@ -96,7 +109,9 @@ async fn drain(from: Option<Receiver>, mut to: Option<Output>, over: &Cancellati
             biased;
             read = from.read_buf(&mut buffer) => read,
             () = over.cancelled() => match from.try_read_buf(&mut buffer) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    timeout(grace, from.read_buf(&mut buffer)).await.unwrap_or(Ok(0))
+                }
                 other => other,
             },
         };

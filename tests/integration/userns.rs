@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use podd::api;
 use podd::api::NamespaceMode;
+use serde_json::json;
 use tonic::{Code, Status};
 
 use crate::common::requests::Pod;
-use crate::common::{ContainerSpec, Node, PodSpec, eventually, oci_runtime};
+use crate::common::{ContainerSpec, Node, PodSpec, busybox, eventually, oci_runtime, registry};
 
 /// The handler of the newer crun.
 const NEW: &str = "crun-new";
@@ -368,5 +369,30 @@ async fn a_runtime_without_mapped_mounts_runs_such_pods_and_refuses_their_volume
             assert!(text.contains("uidMappings") && text.contains("crun 1.9 or runc 1.2"), "{text}");
         }
     }
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn image_volumes_and_directories_that_an_image_declares_have_the_pods_owners() {
+    let mut node = start().await;
+    let image = busybox().config(&json!({ "Volumes": { "/data/new": {} } }));
+    let image = image.push(registry::shared().await, "test/declares", "1").await;
+    node.pull(&image.reference).await.unwrap();
+    let pod = pod_with_ids(&node, "pod", 1_000_000);
+    let pod = run(&mut node, pod).await;
+    let volume = api::Mount {
+        container_path: "/volume".to_owned(),
+        image: Some(api::ImageSpec { image: image.reference.clone(), ..Default::default() }),
+        readonly: true,
+        ..Default::default()
+    };
+    let spec = ContainerSpec::waiting("c").with(|config| {
+        config.image.get_or_insert_default().image = image.reference.clone();
+        config.mounts.push(volume);
+    });
+    let id = node.run(&pod, spec).await;
+    let seen = node.exec_ok(&id, "stat -c '%u %g' /data/new /volume/etc/passwd /volume/home/tester").await;
+    assert_eq!(seen, "0 0\n0 0\n1000 1000");
+    node.exec_ok(&id, "touch /data/new/mine").await;
     node.finish().await;
 }

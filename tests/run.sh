@@ -27,10 +27,10 @@ TEST_LIMIT=900
 # The same on the kernel with cgroup v2.
 V2_LIMIT=240
 # What is tried there with crun, and of it with runc what has most to do with cgroups.
-V2_CRUN=(containers:: containers_life:: pods:: pods_network:: recovery::)
+V2_CRUN=(containers:: containers_life:: pods:: pods_network:: recovery:: resources::)
 V2_RUNC=(
     containers::resources containers::devices containers_life::want_of_memory containers_life::with_the_hosts_pids
-    pods::a_pod_goes recovery::a_killed_daemon
+    pods::a_pod_goes recovery::a_killed_daemon resources::
 )
 # What is left out there, because that kernel lacks something.
 V2_WITHOUT=(

@@ -20,7 +20,7 @@ use super::sandbox::{Pod, RECORD_VERSION};
 use super::state::{ContainerState, now};
 use super::{Pods, signal};
 use crate::api::{self, ContainerConfig, NamespaceMode};
-use crate::cgroup::path_for;
+use crate::cgroup;
 use crate::id::ContainerId;
 use crate::image::rootfs::RootFs;
 use crate::image::{Image, ImageErrorKind, Lease};
@@ -90,7 +90,7 @@ impl Pods {
         let draft = self.draft(&pod, name, request.config, image).await?;
         let id = draft.facts.id.clone();
         let stage = Stage::begin("recording the intent", &draft.facts.name);
-        if let Err(error) = stage.check(self.write_container(&draft.facts, ContainerStage::Unsettled)) {
+        if let Err(error) = stage.check(self.write_container(&draft.facts, None, ContainerStage::Unsettled)) {
             let _ = fs::remove_dir_all(self.paths.container(&id).dir);
             return Err(error);
         }
@@ -162,13 +162,15 @@ impl Pods {
         let runtime = self.runtime(&pod.facts.handler).await?;
         let user = self.user_of(&name, &config, &image)?;
         let id = ContainerId::generate();
+        let cgroup = cgroup::location(self.driver, &pod.facts.cgroup, id.as_str())
+            .map_err(|e| PodError::invalid("sandbox_config.linux.cgroup_parent", e.to_string()))?;
         let (stop_signal, cri_stop_signal) = signal::to_stop(&config, &image.config)?;
         let facts = ContainerFacts {
             image: image.id.clone(),
             runtime: runtime.name().to_owned(),
             created_at: now(),
             log_path: log_path(pod, &config),
-            cgroup: path_for(&pod.facts.cgroup, id.as_str()),
+            cgroup: cgroup.path,
             stop_signal,
             cri_stop_signal,
             own_pid_namespace: pid_mode(&config) == NamespaceMode::Container,
@@ -182,7 +184,7 @@ impl Pods {
             config,
         };
         let pids = self.pid_namespace(pod, &facts.config).await?;
-        Ok(Draft { facts, image, user, runtime, pids })
+        Ok(Draft { facts, image, user, runtime, cgroups_path: cgroup.spec, pids })
     }
 
     fn user_of(
@@ -231,7 +233,7 @@ impl Pods {
         stage.check(created.monitor.commit().await)?;
         let settled = ContainerStage::Settled { process: created.process, state: ContainerState::Created };
         let stage = Stage::begin("recording the container", &facts.name);
-        stage.check(self.write_container(facts, settled))?;
+        stage.check(self.write_container(facts, None, settled))?;
         Ok(created)
     }
 
@@ -258,7 +260,8 @@ impl Pods {
             image: &draft.image.config,
             user: &draft.user,
             rootfs: &rootfs,
-            cgroups_path: facts.cgroup.as_str(),
+            cgroups_path: &draft.cgroups_path,
+            pids_limit: self.config.cgroup.pids_limit,
             hostname: &hostname(&pod.facts),
             namespaces: Namespaces { pid: draft.pids.as_deref(), ..paths.namespaces(&pod.facts) },
             files: PodFiles {
@@ -303,6 +306,7 @@ impl Pods {
     pub(super) fn write_container(
         &self,
         facts: &ContainerFacts,
+        updated: Option<&api::LinuxContainerResources>,
         stage: ContainerStage,
     ) -> Result<(), record::RecordError> {
         let path = self.paths.container(&facts.id).record();
@@ -310,6 +314,7 @@ impl Pods {
             version: RECORD_VERSION,
             boot_id: self.boot_id.clone(),
             facts: facts.clone(),
+            resources: updated.cloned(),
             stage,
         };
         record::make_parent(&path)?;
@@ -323,6 +328,8 @@ struct Draft<'a> {
     image: Arc<Image>,
     user: ResolvedUser,
     runtime: &'a Runtime,
+    /// Its cgroup in the runtime's words.
+    cgroups_path: String,
     /// A PID namespace to join.
     pids: Option<PathBuf>,
 }

@@ -42,7 +42,10 @@ impl Pods {
         let stage = Stage::begin("reading the runtime's configuration", &facts.name);
         let read = fs::read(paths.spec()).map_err(Cause::from);
         let part = stage.check(read.and_then(|text| Ok(serde_json::from_slice::<SpecPart>(&text)?)))?;
-        let process = spec::exec_process(&part.process, command, false);
+        let mut process = spec::exec_process(&part.process, command, false);
+        if let Some(score) = self.updated_score(&container) {
+            process.set_oom_score_adj(Some(score));
+        }
         let runtime = self.runtime(&facts.runtime).await?;
         let stage = Stage::begin("running a command with the runtime", &facts.name);
         match runtime.exec_sync(facts.id.as_str(), &process, &paths.dir, timeout).await {

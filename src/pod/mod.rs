@@ -7,6 +7,7 @@
 //!
 //! ```text
 //!   run.rs create.rs start.rs stop.rs remove.rs exec.rs     one file per transition
+//!   update.rs limits.rs                                     other limits for what is there; a pod's as a whole
 //!   resources.rs pause.rs                                   what a pod has of the node, made and undone
 //!   bundle.rs signal.rs                                     what a monitor is told; stop signals by all their names
 //!   names.rs index.rs                                       single flight by name, lookup by ID and prefix
@@ -21,6 +22,7 @@ mod create;
 mod error;
 mod exec;
 mod index;
+mod limits;
 mod names;
 mod paths;
 mod pause;
@@ -33,6 +35,7 @@ mod signal;
 mod start;
 mod state;
 mod stop;
+mod update;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -44,7 +47,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, OnceCell};
 
-use crate::cgroup::{CgroupPath, Cgroups};
+use crate::cgroup::{CgroupPath, Cgroups, Driver};
 use crate::config::Config;
 use crate::id::{ContainerId, PodId};
 use crate::image::Images;
@@ -58,10 +61,12 @@ pub use container::{Container, ContainerFacts, ContainerName, ContainerRequest};
 use error::Stage;
 pub use error::{Cause, PodError, chain};
 use index::Index;
+pub use limits::PodResources;
 use names::Names;
 use paths::Paths;
 pub use sandbox::{Pod, PodFacts, PodName, PodRequest};
 pub use state::{ContainerState, Exit, Nanos, PodState, Reason, now};
+pub use update::PodUpdate;
 
 /// All pods and containers of the node, and what they are made with.
 pub struct Pods {
@@ -71,6 +76,8 @@ pub struct Pods {
     network: Network,
     runtimes: BTreeMap<String, OnceCell<Runtime>>,
     cgroups: Cgroups,
+    /// Who makes the cgroups.
+    driver: Driver,
     /// All monitors' cgroup, if they are not to stay in the daemon's.
     monitor_cgroup: Option<CgroupPath>,
     host: HostFacts,
@@ -95,7 +102,7 @@ pub struct OpenError {
 }
 
 impl OpenError {
-    fn new(operation: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+    fn new<E: Into<Cause>>(operation: impl Into<String>) -> impl FnOnce(E) -> Self {
         let operation = operation.into();
         move |source| Self { operation, source: source.into() }
     }
@@ -107,6 +114,7 @@ impl Pods {
         let paths = Paths::new(&config.run_dir, &config.network.netns_dir);
         prepare(&paths)?;
         let cgroups = Cgroups::detect().map_err(OpenError::new("find the cgroup hierarchies"))?;
+        let driver = Driver::in_force(config.cgroup_driver).map_err(OpenError::new("make cgroups"))?;
         let monitor_cgroup = CgroupPath::new(&config.monitor.cgroup).ok().filter(|path| !path.is_root());
         let host = HostFacts::observe(cgroups.mode()).map_err(OpenError::new("look at the host"))?;
         let pods = Arc::new(Self {
@@ -117,6 +125,7 @@ impl Pods {
             // Device nodes come and go: they are looked for when a container needs them.
             host: HostFacts { devices: Vec::new(), ..host },
             cgroups,
+            driver,
             monitor_cgroup,
             boot_id: BootId::current().map_err(OpenError::new("read the boot ID"))?,
             monitor: monitor_path(&config)?,
@@ -127,11 +136,22 @@ impl Pods {
             attention: Notify::new(),
             config,
         });
-        if let Some(Err(error)) = pods.monitor_cgroup.as_ref().map(|cgroup| pods.cgroups.create(cgroup)) {
-            tracing::warn!("the monitors stay in the daemon's own cgroup: {}", chain(&error));
-        }
+        pods.make_monitor_cgroup();
         recovery::run(&pods).await?;
         Ok(pods)
+    }
+
+    /// With systemd, which cgroups hand down which controllers is its own business. A cgroup beside its slices is none of
+    /// it: it neither looks at nor removes what it has not made.
+    fn make_monitor_cgroup(&self) {
+        let Some(cgroup) = &self.monitor_cgroup else { return };
+        let made = match self.driver {
+            Driver::Cgroupfs => self.cgroups.create(cgroup),
+            Driver::Systemd => self.cgroups.create_as_is(cgroup),
+        };
+        if let Err(error) = made {
+            tracing::warn!("the monitors stay in the daemon's own cgroup: {}", chain(&error));
+        }
     }
 
     /// Undoes what [`open`](Self::open) prepared, where no pod needs it any more.
@@ -147,6 +167,11 @@ impl Pods {
     /// The configuration in force.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// The cgroup driver in force.
+    pub fn cgroup_driver(&self) -> Driver {
+        self.driver
     }
 
     /// The images that containers are made from.
@@ -209,7 +234,9 @@ impl Pods {
             return Err(PodError::UnknownHandler { name: name.to_owned(), known });
         };
         let stage = Stage::begin("asking the runtime for its version", &name);
-        stage.check(cell.get_or_try_init(|| Runtime::probe(name, config, false)).await)
+        stage.check(
+            cell.get_or_try_init(|| Runtime::probe(name, config, self.driver == Driver::Systemd)).await,
+        )
     }
 }
 
@@ -244,7 +271,7 @@ fn monitor_path(config: &Config) -> Result<PathBuf, OpenError> {
     match path.is_file() {
         true => Ok(path),
         false => Err(OpenError::new(format!("find {}; set `monitor.path`", path.display()))(
-            io::ErrorKind::NotFound.into(),
+            io::Error::from(io::ErrorKind::NotFound),
         )),
     }
 }

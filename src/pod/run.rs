@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Pods;
 use super::background::Unwanted;
 use super::error::{PodError, Stage};
+use super::limits::PodResources;
 use super::names::Claim;
 use super::resources::Remains;
 use super::sandbox::{Pod, PodFacts, PodRecord, PodRequest, PodStage, RECORD_VERSION};
@@ -41,13 +42,15 @@ impl Pods {
 
     async fn make_pod(&self, request: PodRequest) -> Result<PodId, PodError> {
         self.runtime(&request.handler).await?;
+        let told = PodResources::of(&request.config);
+        self.check_pod_resources(&told, ["config.linux.overhead", "config.linux.resources"])?;
         let id = PodId::generate();
         let (cgroup, made_cgroup) = self.cgroup_of_pod(&id, &request.config)?;
         let PodRequest { name, config, handler } = request;
         let facts =
             PodFacts { id: id.clone(), name, config, handler, created_at: now(), cgroup, made_cgroup };
         let stage = Stage::begin("recording the intent", &facts.name);
-        if let Err(error) = stage.check(self.write_pod(&facts, PodStage::Unsettled)) {
+        if let Err(error) = stage.check(self.write_pod(&facts, None, PodStage::Unsettled)) {
             let _ = fs::remove_dir_all(self.paths.pod(&id).dir);
             return Err(error);
         }
@@ -55,7 +58,7 @@ impl Pods {
             Ok(ips) => {
                 let state = PodState::Ready { ips };
                 let stage = Stage::begin("recording the pod", &facts.name);
-                stage.check(self.write_pod(&facts, PodStage::Settled(state.clone()))).map(|()| state)
+                stage.check(self.write_pod(&facts, None, PodStage::Settled(state.clone()))).map(|()| state)
             }
             Err(error) => Err(error),
         };
@@ -73,10 +76,25 @@ impl Pods {
         }
     }
 
-    pub(super) fn write_pod(&self, facts: &PodFacts, stage: PodStage) -> Result<(), record::RecordError> {
+    /// Writes down how far a pod has come.
+    pub(super) fn record_pod(&self, pod: &Pod, stage: PodStage) -> Result<(), record::RecordError> {
+        self.write_pod(&pod.facts, pod.updated(), stage)
+    }
+
+    fn write_pod(
+        &self,
+        facts: &PodFacts,
+        resources: Option<PodResources>,
+        stage: PodStage,
+    ) -> Result<(), record::RecordError> {
         let path = self.paths.pod(&facts.id).record();
-        let record =
-            PodRecord { version: RECORD_VERSION, boot_id: self.boot_id.clone(), facts: facts.clone(), stage };
+        let record = PodRecord {
+            version: RECORD_VERSION,
+            boot_id: self.boot_id.clone(),
+            facts: facts.clone(),
+            resources,
+            stage,
+        };
         record::make_parent(&path)?;
         record::write(&path, &record, Durability::Process)
     }

@@ -38,7 +38,7 @@ pub mod user;
 
 pub use observe::{HostDevice, HostFacts, MountSource, SourcePropagation};
 pub use process::exec_process;
-pub use resources::linux_resources;
+pub use resources::{linux_resources, oom_score_adj};
 pub use user::{ResolvedUser, UserError, UserRequest, image_user};
 
 /// The version written into each document: the newest that every runtime in use accepts (crun before 1.9 refuses 1.1).
@@ -63,6 +63,8 @@ pub struct SpecInput<'a> {
     pub cgroups_path: &'a str,
     /// The host name that holds in the pod's UTS namespace.
     pub hostname: &'a str,
+    /// The most processes and threads that it may have, of the node's configuration; 0 is any number.
+    pub pids_limit: u64,
     /// The namespaces that are there already.
     pub namespaces: Namespaces<'a>,
     /// The pod's files.

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::Mount;
 
-use super::{MountSource, SourcePropagation, SpecError, SpecInput, security};
+use super::{MountSource, SourcePropagation, SpecError, SpecInput, annotations, security};
 use crate::api;
 
 /// What the root mount has to let through for the mounts below it.
@@ -49,7 +49,7 @@ pub(super) fn build(
             mount.destination() == path || (mount.destination() == "/dev" && path.starts_with("/dev"))
         })
     };
-    let mut mounts = kernel_mounts(privileged);
+    let mut mounts = kernel_mounts(privileged, privileged || annotations::writable_cgroup(input)?);
     mounts.extend(pod_mounts(input));
     mounts.retain(|mount| !overridden(mount.destination()));
     mounts.extend(asked);
@@ -57,8 +57,9 @@ pub(super) fn build(
     Ok((mounts, propagation))
 }
 
-fn kernel_mounts(privileged: bool) -> Vec<Mount> {
-    let access = if privileged { "rw" } else { "ro" };
+fn kernel_mounts(privileged: bool, writable_cgroup: bool) -> Vec<Mount> {
+    let access = |writable: bool| if writable { "rw" } else { "ro" };
+    let (sys, cgroup) = (access(privileged), access(writable_cgroup));
     let plain = ["nosuid", "noexec", "nodev"];
     vec![
         mount("/proc", "proc", "proc", &plain),
@@ -70,8 +71,8 @@ fn kernel_mounts(privileged: bool) -> Vec<Mount> {
             &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
         mount("/dev/mqueue", "mqueue", "mqueue", &plain),
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access]),
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys]),
+        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", cgroup]),
     ]
 }
 

@@ -12,6 +12,7 @@ use super::*;
 use crate::api;
 use crate::cgroup::CgroupMode;
 
+mod cgroups;
 mod properties;
 mod real;
 mod rules;
@@ -30,6 +31,8 @@ struct Case {
     mounts: Vec<MountSource>,
     devices: Vec<HostDevice>,
     annotations: BTreeMap<String, String>,
+    cgroups_path: &'static str,
+    pids_limit: u64,
     host: HostFacts,
 }
 
@@ -56,6 +59,8 @@ impl Case {
             mounts: Vec::new(),
             devices: Vec::new(),
             annotations: BTreeMap::new(),
+            cgroups_path: "/kubepods/pod1/podd-c1",
+            pids_limit: 0,
             host: host(),
         }
     }
@@ -69,7 +74,8 @@ impl Case {
             image: &self.image,
             user: &self.user,
             rootfs: Path::new("/run/podd/rootfs"),
-            cgroups_path: "/kubepods/pod1/podd-c1",
+            cgroups_path: self.cgroups_path,
+            pids_limit: self.pids_limit,
             hostname: "web-1",
             namespaces: Namespaces {
                 network: Some(Path::new("/run/netns/podd-1")).filter(|_| !self.host_network),
@@ -129,6 +135,7 @@ fn host() -> HostFacts {
         bounding: 0x1ff_feff_ffff,
         oom_score_adj_floor: Some(0),
         cgroup: CgroupMode::V2,
+        nsdelegate: true,
         swap_limit: true,
         hugepage_sizes: vec!["2MB".into()],
         devices: vec![null],

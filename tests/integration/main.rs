@@ -31,4 +31,5 @@ mod pods;
 mod pods_network;
 mod pods_pids;
 mod recovery;
+mod resources;
 mod server;

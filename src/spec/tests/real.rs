@@ -61,6 +61,7 @@ impl Running {
             user: &case.user,
             rootfs: &dir.join("rootfs"),
             cgroups_path: cgroup.as_str(),
+            pids_limit: 0,
             hostname: "web-1",
             namespaces: Namespaces::default(),
             files: PodFiles { resolv_conf: Some(&resolv_conf), hostname: Some(&hostname), shm: Some(&shm) },

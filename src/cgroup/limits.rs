@@ -55,9 +55,13 @@ impl Cgroups {
         settings.iter().try_for_each(|setting| self.set(path, setting))
     }
 
-    /// Whether the file, of whichever controller, is there to be written.
-    pub fn has_file(&self, path: &CgroupPath, file: &str) -> bool {
-        self.file(path, file).is_some_and(|file| file.exists())
+    /// The first file that limits need and the cgroup does not have, because its controller is not there or not handed
+    /// down. A swap limit may be missing: a kernel without swap has none.
+    pub fn absent_file(&self, path: &CgroupPath, limits: &LinuxResources) -> Option<String> {
+        let there = |file: &str| self.file(path, file).is_some_and(|file| file.exists());
+        let swap = ["memory.memsw.limit_in_bytes", "memory.swap.max"];
+        let files = settings(self.mode, limits).into_iter().map(|setting| setting.file);
+        files.into_iter().find(|file| !swap.contains(&file.as_str()) && !there(file))
     }
 
     fn set(&self, path: &CgroupPath, setting: &Setting) -> Result<(), CgroupError> {

@@ -17,7 +17,7 @@ use super::limits::PodResources;
 use super::sandbox::PodStage;
 use super::state::ContainerState;
 use crate::api::LinuxContainerResources as Resources;
-use crate::cgroup::CgroupPath;
+use crate::cgroup::{CgroupPath, Driver};
 use crate::runtime::Runtime;
 use crate::spec::{self, SpecError};
 use crate::sys;
@@ -56,6 +56,7 @@ impl Pods {
         };
         let limits = spec::linux_resources(&alone, &self.host, FIELD).map_err(|error| invalid(&error))?;
         let score = spec::oom_score_adj(after.oom_score_adj, &self.host, FIELD).map_err(|e| invalid(&e))?;
+        self.can_hold(&container.facts.cgroup, &limits, asked)?;
         self.has_room(&container.facts.cgroup, asked.memory_limit_in_bytes, "linux.memory_limit_in_bytes")?;
         if after.oom_score_adj != before.oom_score_adj {
             self.score(&container, score)?;
@@ -92,6 +93,22 @@ impl Pods {
         pod.set_resources(Some(after));
         let stage = Stage::begin("recording the limits", &pod.facts.name);
         stage.check(self.record_pod(&pod, PodStage::Settled(pod.state())))
+    }
+
+    /// Refuses what this cgroup has no file for. systemd brings in a controller when a limit first needs it.
+    fn can_hold(
+        &self,
+        cgroup: &CgroupPath,
+        limits: &LinuxResources,
+        asked: &Resources,
+    ) -> Result<(), PodError> {
+        match self.cgroups.absent_file(cgroup, limits) {
+            Some(file) if self.driver == Driver::Cgroupfs => {
+                let text = format!("the container's cgroup has no file {file}: this host cannot limit that");
+                Err(PodError::invalid(field_of(&file, asked), text))
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Refuses a memory limit that is below what is in use: v2 would kill for it, v1 say no halfway.
@@ -162,6 +179,19 @@ fn set_oom_score_adj(processes: &BTreeSet<i32>, score: i32) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The request's field that comes to this file of a cgroup.
+fn field_of(file: &str, asked: &Resources) -> &'static str {
+    match file.split('.').next() {
+        _ if asked.unified.contains_key(file) => "linux.unified",
+        Some("cpuset") if file == "cpuset.mems" => "linux.cpuset_mems",
+        Some("cpuset") => "linux.cpuset_cpus",
+        Some("hugetlb") => "linux.hugepage_limits",
+        Some("memory") => "linux.memory_limit_in_bytes",
+        Some("cpu") if matches!(file, "cpu.shares" | "cpu.weight") => "linux.cpu_shares",
+        Some(_) | None => "linux.cpu_quota",
+    }
 }
 
 /// The limits before with what is asked for over them; zero and empty is not asked for.

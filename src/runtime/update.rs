@@ -17,6 +17,9 @@ use crate::cgroup::CgroupMode;
 /// The file that the runtime reads; crun's own "-" needs a `/dev/stdin`.
 const FILE: &str = "resources.json";
 
+/// The kernel's own period of a CPU quota, in microseconds.
+const CPU_PERIOD: u64 = 100_000;
+
 /// Limits, by who sets them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Division {
@@ -54,6 +57,13 @@ impl Runtime {
 }
 
 fn divide(kind: Kind, mut limits: LinuxResources, mode: CgroupMode) -> Division {
+    // A quota alone would reset the period (v2), and with crun "no quota" alone is no change.
+    if let Some(cpu) = limits.cpu_mut()
+        && cpu.quota().is_some()
+        && cpu.period().is_none()
+    {
+        cpu.set_period(Some(CPU_PERIOD));
+    }
     let mut left = LinuxResources::default();
     // Only crun is known to set these.
     if kind != Kind::Crun {
@@ -90,12 +100,13 @@ mod tests {
         let pages = json!([{"pageSize": "2MB", "limit": 4}]);
         let limits = json!({"cpu": {"quota": -1, "shares": 2}, "hugepageLimits": pages});
         let (runtime, left) = divided(Kind::Crun, CgroupMode::V1, limits.clone());
-        assert_eq!(runtime, json!({"cpu": {"shares": 2}, "hugepageLimits": pages}));
+        assert_eq!(runtime, json!({"cpu": {"shares": 2, "period": 100_000}, "hugepageLimits": pages}));
         assert_eq!(left, json!({"cpu": {"quota": -1}}));
         let (runtime, left) = divided(Kind::Crun, CgroupMode::V2, limits.clone());
-        assert_eq!((&runtime, &left), (&limits, &json!({})));
+        let whole = json!({"cpu": {"quota": -1, "shares": 2, "period": 100_000}, "hugepageLimits": pages});
+        assert_eq!((runtime, left), (whole, json!({})));
         let (runtime, left) = divided(Kind::Runc, CgroupMode::V1, limits);
-        assert_eq!(runtime, json!({"cpu": {"quota": -1, "shares": 2}}));
+        assert_eq!(runtime, json!({"cpu": {"quota": -1, "shares": 2, "period": 100_000}}));
         assert_eq!(left, json!({"hugepageLimits": pages}));
     }
 }

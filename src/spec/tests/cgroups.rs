@@ -107,3 +107,22 @@ fn a_cgroup_is_writable_where_the_annotation_is_heard_and_cannot_do_harm() {
     privileged.host.nsdelegate = false;
     assert_eq!(access(&privileged).as_deref(), Ok("rw"), "it has the host's whole tree anyway");
 }
+
+#[test]
+fn a_pause_container_is_in_a_scope_too() {
+    let host = host();
+    let document = |cgroups_path| {
+        let spec = pause::build(&pause::PauseInput {
+            rootfs: Path::new("/r"),
+            binary: Path::new("/b"),
+            cgroups_path,
+            namespaces: Namespaces::default(),
+            host: &host,
+        });
+        serde_json::to_value(spec).unwrap()
+    };
+    let scope = document("a.slice:podd:1-pause");
+    assert_eq!(scope["linux"]["cgroupsPath"], "a.slice:podd:1-pause");
+    assert_eq!(scope["annotations"], json!({"run.oci.systemd.subgroup": ""}));
+    assert_eq!(document("/a/podd-1-pause")["annotations"], Value::Null);
+}

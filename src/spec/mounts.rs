@@ -10,6 +10,7 @@ use oci_spec::runtime::Mount;
 
 use super::{MountSource, SourcePropagation, SpecError, SpecInput, annotations, security};
 use crate::api;
+use crate::cgroup::CgroupMode;
 
 /// What the root mount has to let through for the mounts below it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,7 +50,8 @@ pub(super) fn build(
             mount.destination() == path || (mount.destination() == "/dev" && path.starts_with("/dev"))
         })
     };
-    let mut mounts = kernel_mounts(privileged, privileged || annotations::writable_cgroup(input)?);
+    let mut mounts = kernel_mounts(privileged);
+    mounts.push(cgroup_mount(input, privileged)?);
     mounts.extend(pod_mounts(input));
     mounts.retain(|mount| !overridden(mount.destination()));
     mounts.extend(asked);
@@ -57,9 +59,8 @@ pub(super) fn build(
     Ok((mounts, propagation))
 }
 
-fn kernel_mounts(privileged: bool, writable_cgroup: bool) -> Vec<Mount> {
-    let access = |writable: bool| if writable { "rw" } else { "ro" };
-    let (sys, cgroup) = (access(privileged), access(writable_cgroup));
+fn kernel_mounts(privileged: bool) -> Vec<Mount> {
+    let access = if privileged { "rw" } else { "ro" };
     let plain = ["nosuid", "noexec", "nodev"];
     vec![
         mount("/proc", "proc", "proc", &plain),
@@ -71,9 +72,21 @@ fn kernel_mounts(privileged: bool, writable_cgroup: bool) -> Vec<Mount> {
             &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
         mount("/dev/mqueue", "mqueue", "mqueue", &plain),
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys]),
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", cgroup]),
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
     ]
+}
+
+/// A privileged container on v2 shares the host's cgroup namespace. A mount of its own from there would take `nsdelegate` and
+/// `memory_recursiveprot` from the whole node, as the kernel has these options once for all; so it gets the host's mount.
+fn cgroup_mount(input: &SpecInput<'_>, privileged: bool) -> Result<Mount, SpecError> {
+    const AT: &str = "/sys/fs/cgroup";
+    let plain = ["nosuid", "noexec", "nodev", "relatime"];
+    let (typ, source, how) = match (privileged, input.host.cgroup) {
+        (true, CgroupMode::V2) => ("bind", AT, ["rbind", "rprivate"].as_slice()),
+        (true, CgroupMode::V1) | (false, _) => ("cgroup", "cgroup", [].as_slice()),
+    };
+    let access = if privileged || annotations::writable_cgroup(input)? { "rw" } else { "ro" };
+    Ok(mount(AT, typ, source, &[how, &plain, &[access]].concat()))
 }
 
 fn pod_mounts(input: &SpecInput<'_>) -> Vec<Mount> {

@@ -429,6 +429,29 @@ async fn a_container_sees_its_own_cgroup_as_the_root_on_v2_and_cannot_write_to_i
     node.finish().await;
 }
 
+/// The kernel keeps nsdelegate and the like once for all mounts of cgroup v2.
+#[tokio::test]
+async fn a_privileged_container_sees_the_nodes_cgroups_and_leaves_their_mount_as_it_is() {
+    let mut node = Node::start().await;
+    let pod = node.run_pod(PodSpec::new(&node, "pod").privileged()).await;
+    let options = || {
+        let table = fs::read_to_string("/proc/self/mounts").unwrap();
+        let cgroups =
+            table.lines().filter(|line| line.split(' ').any(|word| word.starts_with("/sys/fs/cgroup")));
+        cgroups.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = options();
+    let spec = ContainerSpec::waiting("c").secured(|context| context.privileged = true);
+    let id = node.run(&pod, spec).await;
+    assert_eq!(options(), before);
+    if on_v2() {
+        let parent = node.names.cgroup_parent.trim_start_matches('/');
+        let made = format!("mkdir /sys/fs/cgroup/{parent}/made && rmdir /sys/fs/cgroup/{parent}/made");
+        node.exec_ok(&id, &made).await;
+    }
+    node.finish().await;
+}
+
 #[tokio::test]
 async fn a_cgroup_is_writable_inside_by_an_annotation_that_the_operator_allows() {
     const NAME: &str = "io.kubernetes.cri-o.cgroup2-mount-hierarchy-rw";

@@ -109,6 +109,19 @@ fn a_cgroup_is_writable_where_the_annotation_is_heard_and_cannot_do_harm() {
 }
 
 #[test]
+fn a_privileged_container_gets_the_hosts_own_mount_of_cgroup_v2() {
+    let kind = |case: &Case| {
+        let mounts = case.build().unwrap().mounts().clone().unwrap();
+        mounts.iter().find(|mount| mount.destination() == "/sys/fs/cgroup").unwrap().typ().clone().unwrap()
+    };
+    let mut case = Case::new(json!({"linux": {"security_context": {"privileged": true}}}));
+    assert_eq!(kind(&case), "bind", "a mount from the host's namespace changes the options of all");
+    case.host.cgroup = CgroupMode::V1;
+    assert_eq!(kind(&case), "cgroup");
+    assert_eq!(kind(&Case::new(json!({}))), "cgroup");
+}
+
+#[test]
 fn a_pause_container_is_in_a_scope_too() {
     let host = host();
     let document = |cgroups_path| {

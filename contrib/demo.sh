@@ -92,6 +92,8 @@ remove_traces() {
         [ ! -e "/sys/class/net/$BRIDGE" ] || ip link delete "$BRIDGE"
         echo "$forwarding" >/proc/sys/net/ipv4/ip_forward
     fi
+    # A slice came with the first scope in it, and is systemd's to remove.
+    [ ! -d /run/systemd/system ] || systemctl stop podd-demo.slice 2>/dev/null || true
     cgroups | sort -r | xargs -r rmdir 2>/dev/null
     for mount in $(mounts | sort -r); do
         umount --lazy "$mount"

@@ -28,11 +28,12 @@ TEST_LIMIT=900
 V2_LIMIT=360
 # What is tried there with crun, and of it with runc what has most to do with cgroups.
 V2_CRUN=(
-    containers:: containers_life:: image_volumes:: mounts::b27 mounts::volumes pods:: pods_network:: recovery:: security::
+    containers:: containers_life:: image_volumes:: mounts::b27 mounts::volumes pods:: pods_network:: recovery:: resources::
+    security::
 )
 V2_RUNC=(
     containers::resources containers::devices containers_life::want_of_memory containers_life::with_the_hosts_pids
-    pods::a_pod_goes recovery::a_killed_daemon
+    pods::a_pod_goes recovery::a_killed_daemon resources::
 )
 # What is left out there, because that kernel lacks something.
 V2_WITHOUT=(

@@ -41,7 +41,7 @@ job=$PODD_JOB
 unset PODD_JOB
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
-mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t cgroup2 -o nsdelegate cgroup2 /sys/fs/cgroup # as systemd mounts it
 mount -t tmpfs -o mode=0755 tmpfs /run
 mkdir -p /dev/pts /dev/shm /run/netns /run/tmp /run/modules/lib
 mount -t devpts -o ptmxmode=0666 devpts /dev/pts

@@ -3,8 +3,7 @@
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
-use super::CgroupError;
-use crate::config::CgroupDriver;
+use super::{CgroupError, Driver};
 
 /// A cgroup below the root: absolute, without `.` and `..`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -87,32 +86,66 @@ impl From<CgroupPath> for String {
     }
 }
 
-/// With the cgroupfs driver: `<parent>/podd-<id>`.
-pub fn path_for(parent: &CgroupPath, id: &str) -> CgroupPath {
-    parent.child(&format!("podd-{id}"))
+/// The slice of a pod whose client names none, with the systemd driver: always there, and systemd's own to keep.
+const DEFAULT_SLICE: &str = "system.slice";
+
+/// The slice that is the root of every hierarchy.
+const ROOT_SLICE: &str = "-.slice";
+
+/// What names of cgroups begin with.
+const PREFIX: &str = "podd";
+
+/// The cgroup of a pod whose client gives that `cgroup_parent`; `own` where it gives none and directories are podd's.
+pub fn parent(driver: Driver, cgroup_parent: &str, own: &str) -> Result<CgroupPath, CgroupError> {
+    match (driver, cgroup_parent) {
+        (Driver::Cgroupfs, "") => CgroupPath::new(own),
+        (Driver::Cgroupfs, given) => CgroupPath::new(given),
+        (Driver::Systemd, "") => expand_slice(DEFAULT_SLICE),
+        (Driver::Systemd, given) => expand_slice(slice_of(&CgroupPath::new(given)?)),
+    }
 }
 
-/// Where the container `id` of a pod with that `cgroup_parent` has its cgroup. `Auto` must be decided by the caller and is
-/// taken as cgroupfs here.
-pub fn location(driver: CgroupDriver, cgroup_parent: &str, id: &str) -> Result<Location, CgroupError> {
-    let parent = CgroupPath::new(cgroup_parent)?;
+/// Where the container `id` of a pod with that cgroup has its own.
+pub fn location(driver: Driver, pod: &CgroupPath, id: &str) -> Result<Location, CgroupError> {
     match driver {
-        CgroupDriver::Systemd => systemd(&parent, id),
-        CgroupDriver::Cgroupfs | CgroupDriver::Auto => {
-            let path = path_for(&parent, id);
+        Driver::Systemd => {
+            let slice = slice_of(pod);
+            let path = expand_slice(slice)?.child(&format!("{PREFIX}-{id}.scope"));
+            Ok(Location { spec: format!("{slice}:{PREFIX}:{id}"), path })
+        }
+        Driver::Cgroupfs => {
+            let path = pod.child(&format!("{PREFIX}-{id}"));
             Ok(Location { spec: path.0.clone(), path })
         }
     }
 }
 
-/// `<slice>:podd:<id>`, which systemd makes as the scope `podd-<id>.scope` in that slice.
-fn systemd(parent: &CgroupPath, id: &str) -> Result<Location, CgroupError> {
-    let slice = match parent.0.rsplit('/').next() {
-        Some("") | None => "system.slice",
+/// The directory that a document's `linux.cgroupsPath` stands for, by its form: a path, or `<slice>:podd:<id>`, which systemd
+/// makes as the scope `podd-<id>.scope` in that slice.
+pub fn path_of_spec(spec: &str) -> Result<CgroupPath, CgroupError> {
+    match spec.split(':').collect::<Vec<_>>()[..] {
+        [slice, prefix, id] if is_systemd(spec) => {
+            let scope = format!("{prefix}-{id}.scope");
+            match CgroupPath::new(&scope)?.0.strip_prefix('/') {
+                Some(name) if name == scope && !name.contains('/') => Ok(expand_slice(slice)?.child(name)),
+                Some(_) | None => Err(CgroupError::Parent(spec.to_owned())),
+            }
+        }
+        _ => CgroupPath::new(spec),
+    }
+}
+
+/// Whether a document's `linux.cgroupsPath` asks systemd for the cgroup.
+pub fn is_systemd(spec: &str) -> bool {
+    !spec.starts_with('/') && spec.matches(':').count() == 2
+}
+
+/// The last name of the path is the slice's, whatever is before it.
+fn slice_of(path: &CgroupPath) -> &str {
+    match path.0.rsplit('/').next() {
+        Some("") | None => ROOT_SLICE,
         Some(name) => name,
-    };
-    let path = expand_slice(slice)?.child(&format!("podd-{id}.scope"));
-    Ok(Location { spec: format!("{slice}:podd:{id}"), path })
+    }
 }
 
 /// `a-b.slice` lives in `/a.slice/a-b.slice`: each dash is a level.

@@ -3,7 +3,6 @@ use std::fs;
 use std::process::{Child, Command};
 
 use super::*;
-use crate::config::CgroupDriver;
 
 /// A cgroup of its own for one test, removed at its end.
 struct Scratch(Cgroups, CgroupPath);
@@ -50,32 +49,54 @@ fn a_parent_cannot_lead_out_of_the_cgroup_file_system() {
     assert!(path("/").lineage().is_empty());
 }
 
+fn at(driver: Driver, cgroup_parent: &str) -> Result<Location, CgroupError> {
+    location(driver, &parent(driver, cgroup_parent, "/podd-pod-1")?, "abc")
+}
+
 #[test]
 fn cgroupfs_names_a_container_below_its_parent() {
-    let at = location(CgroupDriver::Cgroupfs, "/kubepods/pod1", "abc").unwrap();
-    assert_eq!((at.spec.as_str(), at.path.as_str()), ("/kubepods/pod1/podd-abc", "/kubepods/pod1/podd-abc"));
-    assert_eq!(location(CgroupDriver::Cgroupfs, "", "abc").unwrap().path.as_str(), "/podd-abc");
-    assert!(location(CgroupDriver::Cgroupfs, "../../etc", "abc").is_err());
+    let found = at(Driver::Cgroupfs, "/kubepods/pod1").unwrap();
+    assert_eq!(
+        (found.spec.as_str(), found.path.as_str()),
+        ("/kubepods/pod1/podd-abc", "/kubepods/pod1/podd-abc")
+    );
+    assert_eq!(at(Driver::Cgroupfs, "").unwrap().path.as_str(), "/podd-pod-1/podd-abc");
+    assert!(at(Driver::Cgroupfs, "../../etc").is_err());
 }
 
 #[test]
 fn systemd_names_a_slice_and_a_scope_in_it() {
-    let parent = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice";
-    let at = location(CgroupDriver::Systemd, parent, "abc").unwrap();
-    assert_eq!(at.spec, "kubepods-burstable-pod1.slice:podd:abc");
-    assert_eq!(at.path.as_str(), format!("{parent}/podd-abc.scope"));
-    let short = location(CgroupDriver::Systemd, "kubepods-burstable-pod1.slice", "abc").unwrap();
-    assert_eq!(short, at);
+    let pod = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice";
+    let found = at(Driver::Systemd, pod).unwrap();
+    assert_eq!(found.spec, "kubepods-burstable-pod1.slice:podd:abc");
+    assert_eq!(found.path.as_str(), format!("{pod}/podd-abc.scope"));
+    assert_eq!(at(Driver::Systemd, "kubepods-burstable-pod1.slice").unwrap(), found);
+    assert_eq!(parent(Driver::Systemd, "kubepods-burstable-pod1.slice", "").unwrap().as_str(), pod);
+    let without = at(Driver::Systemd, "").unwrap();
     assert_eq!(
-        location(CgroupDriver::Systemd, "", "abc").unwrap().path.as_str(),
-        "/system.slice/podd-abc.scope"
+        (without.spec.as_str(), without.path.as_str()),
+        ("system.slice:podd:abc", "/system.slice/podd-abc.scope")
     );
-    for parent in ["/kubepods", "a--b.slice", ".slice"] {
-        assert!(
-            matches!(location(CgroupDriver::Systemd, parent, "abc"), Err(CgroupError::Slice(_))),
-            "{parent}"
-        );
+    assert_eq!(at(Driver::Systemd, "-.slice").unwrap().path.as_str(), "/podd-abc.scope");
+    for given in ["/kubepods", "a--b.slice", ".slice", "/kubepods.slice/x"] {
+        assert!(matches!(at(Driver::Systemd, given), Err(CgroupError::Slice(_))), "{given}");
     }
+}
+
+#[test]
+fn a_document_says_where_the_cgroup_is_in_the_form_of_either_driver() {
+    for (driver, given) in [
+        (Driver::Cgroupfs, "/kubepods/pod1"),
+        (Driver::Cgroupfs, ""),
+        (Driver::Systemd, "kubepods-burstable-pod1.slice"),
+        (Driver::Systemd, ""),
+    ] {
+        let found = at(driver, given).unwrap();
+        assert_eq!(path_of_spec(&found.spec).unwrap(), found.path);
+        assert_eq!(is_systemd(&found.spec), driver == Driver::Systemd);
+    }
+    assert_eq!(path_of_spec("/a:b:c/d").unwrap().as_str(), "/a:b:c/d");
+    assert!(path_of_spec("a.slice:podd:../x").is_err());
 }
 
 #[test]
@@ -101,7 +122,7 @@ fn a_hybrid_host_is_read_as_v1() {
 fn a_cgroup_is_made_filled_emptied_and_removed() {
     let scratch = Scratch::new("life");
     let (cgroups, parent) = (&scratch.0, &scratch.1);
-    let container = path_for(parent, "abc");
+    let container = location(Driver::Cgroupfs, parent, "abc").unwrap().path;
     assert!(!cgroups.exists(&container));
     assert!(cgroups.processes(&container).unwrap().is_empty());
     cgroups.create(&container).unwrap();
@@ -146,12 +167,14 @@ fn the_root_is_never_emptied_or_removed() {
 
 proptest::proptest! {
     #[test]
-    fn any_parent_stays_below_the_root(parent: String) {
-        if let Ok(at) = location(CgroupDriver::Cgroupfs, &parent, "abc") {
-            let directory = at.path.under(Path::new("/cg"));
-            assert!(directory.starts_with("/cg") && directory.ends_with("podd-abc"));
-            assert!(!directory.components().any(|part| part == std::path::Component::ParentDir));
+    fn any_parent_stays_below_the_root(given: String) {
+        for driver in [Driver::Cgroupfs, Driver::Systemd] {
+            if let Ok(found) = at(driver, &given) {
+                let directory = found.path.under(Path::new("/cg"));
+                assert!(directory.starts_with("/cg") && found.path.as_str().contains("/podd-abc"));
+                assert!(!directory.components().any(|part| part == std::path::Component::ParentDir));
+            }
         }
-        let _ = location(CgroupDriver::Systemd, &parent, "abc");
+        let _ = path_of_spec(&given);
     }
 }

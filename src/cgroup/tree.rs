@@ -17,10 +17,19 @@ impl Cgroups {
     /// Makes a cgroup and all above it, in each hierarchy. One that is there is kept. On v2 all above it hand their
     /// controllers down; it does not itself, because then it could hold no process: an OCI runtime sees to that for its own.
     pub fn create(&self, path: &CgroupPath) -> Result<(), CgroupError> {
+        self.make(path, self.mode == CgroupMode::V2)
+    }
+
+    /// The same with whatever controllers the cgroups above hand down of themselves: where systemd decides on those.
+    pub fn create_as_is(&self, path: &CgroupPath) -> Result<(), CgroupError> {
+        self.make(path, false)
+    }
+
+    fn make(&self, path: &CgroupPath, hand_down: bool) -> Result<(), CgroupError> {
         for hierarchy in &self.hierarchies {
             let mut above = hierarchy.root.clone();
             for level in path.lineage() {
-                if self.mode == CgroupMode::V2 {
+                if hand_down {
                     hand_down_controllers(&above);
                 }
                 let directory = level.under(&hierarchy.root);

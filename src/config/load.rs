@@ -9,8 +9,8 @@ use toml::Table;
 
 use super::read::{Problem, Reader};
 use super::{
-    CgroupDriver, Config, ImagesConfig, LogLevel, MetricsConfig, MonitorConfig, MountsConfig, NetworkConfig,
-    NriConfig, SeccompConfig, SecurityConfig, SelinuxConfig, StreamingConfig, runtimes,
+    CgroupConfig, CgroupDriver, Config, ImagesConfig, LogLevel, MetricsConfig, MonitorConfig, MountsConfig,
+    NetworkConfig, NriConfig, SeccompConfig, SecurityConfig, SelinuxConfig, StreamingConfig, runtimes,
 };
 
 /// The file that is read when `--config` names none; it need not exist.
@@ -83,6 +83,7 @@ impl Config {
             log_level: LogLevel::Info,
             abandoned_after_seconds: 240,
             runtimes: runtimes::defaults(run_dir),
+            cgroup: CgroupConfig::defaults(),
             monitor: MonitorConfig::defaults(),
             mounts: MountsConfig::defaults(),
             network: NetworkConfig::defaults(root),
@@ -107,6 +108,7 @@ fn apply(config: &mut Config, mut reader: Reader<'_>) {
     reader.word("log_level", &LEVELS, &mut config.log_level);
     reader.number("abandoned_after_seconds", 1..=86_400, &mut config.abandoned_after_seconds);
     runtimes::read(&mut reader, &mut config.runtimes, &run_dir);
+    reader.section("cgroup", |reader| config.cgroup.read(reader));
     reader.section("monitor", |reader| config.monitor.read(reader));
     reader.section("mounts", |reader| config.mounts.read(reader));
     reader.section("network", |reader| config.network.read(reader));
@@ -133,9 +135,6 @@ fn check(config: &Config, problems: &mut Vec<Problem>) {
     }
     if config.socket.as_os_str().len() > SOCKET_PATH_MAX {
         problem("socket", format!("a unix socket's path has at most {SOCKET_PATH_MAX} bytes"));
-    }
-    if config.cgroup_driver == CgroupDriver::Systemd {
-        problem("cgroup_driver", "\"systemd\" is not supported by this version; use \"cgroupfs\"".to_owned());
     }
     if !config.monitor.cgroup.is_empty()
         && crate::cgroup::CgroupPath::new(&config.monitor.cgroup).map_or(true, |path| path.is_root())

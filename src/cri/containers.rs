@@ -43,6 +43,17 @@ impl Service {
         result.map_err(|e| error::pod("RemoveContainer", e))
     }
 
+    pub(super) async fn update_container_resources(
+        &self,
+        request: api::UpdateContainerResourcesRequest,
+    ) -> Result<(), Status> {
+        const RPC: &str = "UpdateContainerResources";
+        let (id, asked) = validate::update_container(request).map_err(|e| error::pod(RPC, e))?;
+        let pods = self.pods.clone();
+        let result = self.operations.run(async move { pods.update_container(&id, &asked).await }).await?;
+        result.map_err(|e| error::pod(RPC, e))
+    }
+
     pub(super) async fn reopen_container_log(&self, id: String) -> Result<(), Status> {
         let result = self.pods.reopen_log(&id).await;
         result.map_err(|e| error::pod("ReopenContainerLog", e))

@@ -29,7 +29,7 @@ pub(super) fn pod(rpc: &'static str, error: impl Borrow<PodError>) -> Status {
         | PodError::Invalid { .. }
         | PodError::ImageVolume { .. }
         | PodError::UnknownHandler { .. } => Code::InvalidArgument,
-        PodError::State { .. } => Code::FailedPrecondition,
+        PodError::State { .. } | PodError::NotNow { .. } => Code::FailedPrecondition,
         PodError::Exists { .. } => Code::AlreadyExists,
         PodError::ExecTimeout { .. } => Code::DeadlineExceeded,
         PodError::Stopping => Code::Unavailable,
@@ -46,6 +46,7 @@ pub(super) fn pod(rpc: &'static str, error: impl Borrow<PodError>) -> Status {
         | PodError::Invalid { .. }
         | PodError::UnknownHandler { .. }
         | PodError::State { .. }
+        | PodError::NotNow { .. }
         | PodError::Exists { .. }
         | PodError::ExecTimeout { .. }
         | PodError::Stopping => None,

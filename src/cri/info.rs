@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::Service;
 use crate::api;
+use crate::cgroup::Driver;
 
 /// The name by which the kubelet shows the runtime (`podd://0.1.0`).
 const RUNTIME_NAME: &str = "podd";
@@ -21,8 +22,12 @@ pub(super) fn version() -> api::VersionResponse {
     }
 }
 
-pub(super) fn runtime_config() -> api::RuntimeConfigResponse {
-    let linux = api::LinuxRuntimeConfiguration { cgroup_driver: api::CgroupDriver::Cgroupfs.into() };
+pub(super) fn runtime_config(driver: Driver) -> api::RuntimeConfigResponse {
+    let driver = match driver {
+        Driver::Cgroupfs => api::CgroupDriver::Cgroupfs,
+        Driver::Systemd => api::CgroupDriver::Systemd,
+    };
+    let linux = api::LinuxRuntimeConfiguration { cgroup_driver: driver.into() };
     api::RuntimeConfigResponse { linux: Some(linux) }
 }
 

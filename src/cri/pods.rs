@@ -7,7 +7,7 @@ use tonic::Status;
 
 use super::{Service, error, render, validate};
 use crate::api;
-use crate::pod::Pod;
+use crate::pod::{Pod, PodResources, PodUpdate};
 
 impl Service {
     pub(super) async fn run_pod_sandbox(&self, request: api::RunPodSandboxRequest) -> Result<String, Status> {
@@ -30,6 +30,17 @@ impl Service {
         let pods = self.pods.clone();
         let result = self.operations.run(async move { pods.remove_pod(&id).await }).await?;
         result.map_err(|e| error::pod("RemovePodSandbox", e))
+    }
+
+    pub(super) async fn update_pod_sandbox_resources(
+        &self,
+        request: api::UpdatePodSandboxResourcesRequest,
+    ) -> Result<(), Status> {
+        let told = PodResources { overhead: request.overhead, resources: request.resources };
+        let update = PodUpdate { id: request.pod_sandbox_id, told };
+        let pods = self.pods.clone();
+        let result = self.operations.run(async move { pods.update_pod(update).await }).await?;
+        result.map_err(|e| error::pod("UpdatePodSandboxResources", e))
     }
 
     pub(super) fn pod_sandbox_status(
@@ -64,6 +75,8 @@ impl Service {
             "runtimeHandler": pod.facts.handler,
             "cgroup": pod.facts.cgroup,
             "selinuxLevel": pod.facts.selinux_level,
+            "resources": pod.resources(),
+            "limitedBy": if pod.facts.made_cgroup.is_some() { "podd" } else { "client" },
             "config": pod.facts.config,
             "network": pod.state(),
         });

@@ -105,11 +105,8 @@ pub(super) fn container_status(container: &Container) -> api::ContainerStatus {
         annotations: facts.config.annotations.clone(),
         mounts: mounts(container),
         log_path: facts.log_path.to_string_lossy().into_owned(),
-        resources: facts
-            .config
-            .linux
-            .as_ref()
-            .and_then(|linux| linux.resources.clone())
+        resources: container
+            .resources()
             .map(|resources| api::ContainerResources { linux: Some(resources), windows: None }),
         image_id: facts.image.to_string(),
         user: Some(api::ContainerUser { linux: Some(facts.user.clone()) }),

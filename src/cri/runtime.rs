@@ -20,7 +20,7 @@ impl RuntimeService for Service {
     }
 
     async fn runtime_config(&self, _: Request<RuntimeConfigRequest>) -> Answer<RuntimeConfigResponse> {
-        Ok(Response::new(info::runtime_config()))
+        Ok(Response::new(info::runtime_config(self.pods.cgroup_driver())))
     }
 
     /// The pod CIDR, which CNI configurations hold for themselves.
@@ -147,16 +147,18 @@ impl RuntimeService for Service {
 
     async fn update_container_resources(
         &self,
-        _: Request<UpdateContainerResourcesRequest>,
+        request: Request<UpdateContainerResourcesRequest>,
     ) -> Answer<UpdateContainerResourcesResponse> {
-        error::unimplemented("UpdateContainerResources")
+        self.update_container_resources(request.into_inner()).await?;
+        Ok(Response::new(Default::default()))
     }
 
     async fn update_pod_sandbox_resources(
         &self,
-        _: Request<UpdatePodSandboxResourcesRequest>,
+        request: Request<UpdatePodSandboxResourcesRequest>,
     ) -> Answer<UpdatePodSandboxResourcesResponse> {
-        error::unimplemented("UpdatePodSandboxResources")
+        self.update_pod_sandbox_resources(request.into_inner()).await?;
+        Ok(Response::new(Default::default()))
     }
 
     async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {

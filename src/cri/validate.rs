@@ -118,6 +118,21 @@ fn image_volume(field: &str, mount: &api::Mount, image: &api::ImageSpec) -> Chec
     }
 }
 
+/// UpdateContainerResources: the container's ID and what is asked for.
+pub(super) fn update_container(
+    request: api::UpdateContainerResourcesRequest,
+) -> Checked<(String, api::LinuxContainerResources)> {
+    if request.windows.is_some() {
+        return Err(PodError::invalid("windows", "this node runs Linux"));
+    }
+    if let Some(key) = request.annotations.keys().min() {
+        let text = format!("{key:?} is not known; all limits that can be changed are in linux");
+        return Err(PodError::invalid("annotations", text));
+    }
+    let asked = request.linux.ok_or_else(|| missing("linux"))?;
+    Ok((request.container_id, asked))
+}
+
 /// ExecSync.
 pub(super) fn command(words: &[String]) -> Checked {
     not_empty("cmd", words.first().map(String::as_str).unwrap_or_default())?;

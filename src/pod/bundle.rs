@@ -9,7 +9,7 @@ use podd_monitor::protocol::{CONSOLE_SOCKET, Overlay, Settings, UserNamespace};
 
 use super::Pods;
 use super::error::{PodError, Stage};
-use crate::cgroup::CgroupPath;
+use crate::cgroup::{self, CgroupPath};
 use crate::monitor;
 use crate::runtime::Runtime;
 
@@ -91,5 +91,5 @@ impl Pods {
 /// The cgroup that a bundle's document asks for.
 pub(super) fn cgroup_of(dir: &Path) -> Option<CgroupPath> {
     let spec: serde_json::Value = serde_json::from_slice(&fs::read(dir.join("config.json")).ok()?).ok()?;
-    CgroupPath::new(spec.pointer("/linux/cgroupsPath")?.as_str()?).ok()
+    cgroup::path_of_spec(spec.pointer("/linux/cgroupsPath")?.as_str()?).ok()
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::sandbox::Pod;
 use super::state::{ContainerState, Nanos};
-use crate::api::{ContainerConfig, LinuxContainerUser, PodSandboxConfig, Signal};
+use crate::api::{ContainerConfig, LinuxContainerResources, LinuxContainerUser, PodSandboxConfig, Signal};
 use crate::cgroup::CgroupPath;
 use crate::id::{ContainerId, PodId};
 use crate::image::digest::Digest;
@@ -93,6 +93,9 @@ pub(super) struct ContainerRecord {
     pub(super) version: u32,
     pub(super) boot_id: BootId,
     pub(super) facts: ContainerFacts,
+    /// The limits in force, where an update has changed those of the configuration.
+    #[serde(default)]
+    pub(super) resources: Option<LinuxContainerResources>,
     pub(super) stage: ContainerStage,
 }
 
@@ -131,6 +134,8 @@ pub struct Container {
     pub(super) monitor: Option<Monitor>,
     /// When it was taken into the index.
     pub(super) since: Instant,
+    /// What an update has set; a std mutex, because it is held for a copy.
+    updated: Mutex<Option<LinuxContainerResources>>,
     claimed: AtomicBool,
     unwatched: AtomicBool,
 }
@@ -151,6 +156,7 @@ impl Container {
             stop: watch::Sender::new(StopPhase::None),
             monitor,
             since: Instant::now(),
+            updated: Mutex::default(),
             claimed: AtomicBool::new(false),
             unwatched: AtomicBool::new(false),
         }
@@ -159,6 +165,21 @@ impl Container {
     /// The state now.
     pub fn state(&self) -> ContainerState {
         self.state.borrow().clone()
+    }
+
+    /// The limits in force; none were asked for where there are none.
+    pub fn resources(&self) -> Option<LinuxContainerResources> {
+        let asked = || self.facts.config.linux.as_ref()?.resources.clone();
+        self.updated().or_else(asked)
+    }
+
+    /// What an update has set, if one has.
+    pub(super) fn updated(&self) -> Option<LinuxContainerResources> {
+        self.updated.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_resources(&self, limits: Option<LinuxContainerResources>) {
+        *self.updated.lock().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
     /// The init's process ID as the host sees it; 0 when it has ended.

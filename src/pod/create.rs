@@ -22,7 +22,7 @@ use super::state::{ContainerState, now};
 use super::volumes::{self, ImageVolume};
 use super::{Pods, signal};
 use crate::api::{self, ContainerConfig, NamespaceMode};
-use crate::cgroup::path_for;
+use crate::cgroup;
 use crate::id::ContainerId;
 use crate::image::rootfs::RootFs;
 use crate::image::{Image, ImageErrorKind, Lease};
@@ -96,7 +96,7 @@ impl Pods {
         let draft = self.draft(&pod, name, request.config, image).await?;
         let id = draft.facts.id.clone();
         let stage = Stage::begin("recording the intent", &draft.facts.name);
-        if let Err(error) = stage.check(self.write_container(&draft.facts, ContainerStage::Unsettled)) {
+        if let Err(error) = stage.check(self.write_container(&draft.facts, None, ContainerStage::Unsettled)) {
             let _ = fs::remove_dir_all(self.paths.container(&id).dir);
             return Err(error);
         }
@@ -169,13 +169,15 @@ impl Pods {
         let user = self.user_of(&name, &config, &image)?;
         let volumes = self.image_volumes(pod, &config).await?;
         let id = ContainerId::generate();
+        let cgroup = cgroup::location(self.driver, &pod.facts.cgroup, id.as_str())
+            .map_err(|e| PodError::invalid("sandbox_config.linux.cgroup_parent", e.to_string()))?;
         let (stop_signal, cri_stop_signal) = signal::to_stop(&config, &image.config)?;
         let facts = ContainerFacts {
             image: image.id.clone(),
             runtime: runtime.name().to_owned(),
             created_at: now(),
             log_path: log_path(pod, &config),
-            cgroup: path_for(&pod.facts.cgroup, id.as_str()),
+            cgroup: cgroup.path,
             stop_signal,
             cri_stop_signal,
             own_pid_namespace: pid_mode(&config) == NamespaceMode::Container,
@@ -191,7 +193,7 @@ impl Pods {
         };
         let pids = self.pid_namespace(pod, &facts.config).await?;
         let labels = self.labels_of_container(pod, &facts.config, &image)?;
-        Ok(Draft { facts, image, volumes, user, runtime, pids, labels })
+        Ok(Draft { facts, image, volumes, user, runtime, cgroups_path: cgroup.spec, pids, labels })
     }
 
     fn user_of(
@@ -244,7 +246,7 @@ impl Pods {
         stage.check(created.monitor.commit().await)?;
         let settled = ContainerStage::Settled { process: created.process, state: ContainerState::Created };
         let stage = Stage::begin("recording the container", &facts.name);
-        stage.check(self.write_container(facts, settled))?;
+        stage.check(self.write_container(facts, None, settled))?;
         Ok(created)
     }
 
@@ -269,7 +271,8 @@ impl Pods {
             image: &draft.image.config,
             user: &draft.user,
             rootfs: &rootfs,
-            cgroups_path: facts.cgroup.as_str(),
+            cgroups_path: &draft.cgroups_path,
+            pids_limit: self.config.cgroup.pids_limit,
             hostname: &hostname(&pod.facts),
             namespaces: Namespaces { pid: draft.pids.as_deref(), ..paths.namespaces(&pod.facts) },
             features: draft.runtime.features(),
@@ -326,6 +329,7 @@ impl Pods {
     pub(super) fn write_container(
         &self,
         facts: &ContainerFacts,
+        updated: Option<&api::LinuxContainerResources>,
         stage: ContainerStage,
     ) -> Result<(), record::RecordError> {
         let path = self.paths.container(&facts.id).record();
@@ -333,6 +337,7 @@ impl Pods {
             version: RECORD_VERSION,
             boot_id: self.boot_id.clone(),
             facts: facts.clone(),
+            resources: updated.cloned(),
             stage,
         };
         record::make_parent(&path)?;
@@ -347,6 +352,8 @@ pub(super) struct Draft<'a> {
     pub(super) volumes: Vec<ImageVolume>,
     user: ResolvedUser,
     runtime: &'a Runtime,
+    /// Its cgroup in the runtime's words.
+    cgroups_path: String,
     /// A PID namespace to join.
     pids: Option<PathBuf>,
     labels: Labels,

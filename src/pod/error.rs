@@ -55,6 +55,14 @@ pub enum PodError {
         /// What the operation needs.
         wanted: &'static str,
     },
+    /// A value that is right in itself, but not now.
+    #[error("{field}: {text}")]
+    NotNow {
+        /// The message's field.
+        field: String,
+        /// What is in the way of it.
+        text: String,
+    },
     /// The name and attempt belong to an object that was asked for in other words.
     #[error("{name} exists already as {id}, {difference}; remove it first or raise the attempt")]
     Exists {

@@ -129,7 +129,11 @@ impl Pods {
         let stage = Stage::begin("reading the runtime's configuration", &facts.name);
         let read = fs::read(paths.spec()).map_err(Cause::from);
         let part = stage.check(read.and_then(|text| Ok(serde_json::from_slice::<SpecPart>(&text)?)))?;
-        Ok((container, spec::exec_process(&part.process, command, tty)))
+        let mut process = spec::exec_process(&part.process, command, tty);
+        if let Some(score) = self.updated_score(&container) {
+            process.set_oom_score_adj(Some(score));
+        }
+        Ok((container, process))
     }
 
     /// Connects to a port of the pod's own loopback: first by IPv4, then by IPv6.

@@ -7,6 +7,7 @@
 //!
 //! ```text
 //!   run.rs create.rs start.rs stop.rs remove.rs exec.rs     one file per transition
+//!   update.rs limits.rs                                     other limits for what is there; a pod's as a whole
 //!   resources.rs pause.rs                                   what a pod has of the node, made and undone
 //!   bundle.rs signal.rs volumes.rs                          what a monitor is told; stop signals; what is mounted
 //!   confine.rs                                              labels, filters and default rights
@@ -25,6 +26,7 @@ mod create;
 mod error;
 mod exec;
 mod index;
+mod limits;
 mod names;
 mod paths;
 mod pause;
@@ -37,6 +39,7 @@ mod signal;
 mod start;
 mod state;
 mod stop;
+mod update;
 mod volumes;
 mod watch;
 
@@ -49,7 +52,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, OnceCell};
 
-use crate::cgroup::{CgroupPath, Cgroups};
+use crate::cgroup::{CgroupPath, Cgroups, Driver};
 use crate::config::Config;
 use crate::id::{ContainerId, PodId};
 use crate::image::Images;
@@ -65,10 +68,12 @@ use error::Stage;
 pub use error::{Cause, PodError, chain};
 pub use exec::Attachment;
 use index::Index;
+pub use limits::PodResources;
 use names::Names;
 use paths::Paths;
 pub use sandbox::{Pod, PodFacts, PodName, PodRequest};
 pub use state::{ContainerState, Exit, Nanos, PodState, Reason, now};
+pub use update::PodUpdate;
 
 /// All pods and containers of the node, and what they are made with.
 pub struct Pods {
@@ -80,6 +85,8 @@ pub struct Pods {
     /// Whether pods can have user namespaces, or what is lacking.
     user_namespaces: OnceCell<Result<(), String>>,
     cgroups: Cgroups,
+    /// Who makes the cgroups.
+    driver: Driver,
     /// All monitors' cgroup, if they are not to stay in the daemon's.
     monitor_cgroup: Option<CgroupPath>,
     host: HostFacts,
@@ -105,7 +112,7 @@ pub struct OpenError {
 }
 
 impl OpenError {
-    fn new(operation: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+    fn new<E: Into<Cause>>(operation: impl Into<String>) -> impl FnOnce(E) -> Self {
         let operation = operation.into();
         move |source| Self { operation, source: source.into() }
     }
@@ -116,6 +123,7 @@ impl Pods {
     pub async fn open(config: Arc<Config>, images: Images, network: Network) -> Result<Arc<Self>, OpenError> {
         let paths = Paths::new(&config.run_dir, &config.network.netns_dir);
         let cgroups = Cgroups::detect().map_err(OpenError::new("find the cgroup hierarchies"))?;
+        let driver = Driver::in_force(config.cgroup_driver).map_err(OpenError::new("make cgroups"))?;
         let monitor_cgroup = CgroupPath::new(&config.monitor.cgroup).ok().filter(|path| !path.is_root());
         let host = HostFacts::observe(cgroups.mode()).map_err(OpenError::new("look at the host"))?;
         let confinement = Confinement::new(&config, &host)?;
@@ -129,6 +137,7 @@ impl Pods {
             // Device nodes come and go: they are looked for when a container needs them.
             host: HostFacts { devices: Vec::new(), ..host },
             cgroups,
+            driver,
             monitor_cgroup,
             boot_id: BootId::current().map_err(OpenError::new("read the boot ID"))?,
             monitor: monitor_path(&config)?,
@@ -141,11 +150,22 @@ impl Pods {
         });
         // After all that can be wrong with the configuration, so that a daemon that does not start leaves no mounts.
         prepare(&pods.paths)?;
-        if let Some(Err(error)) = pods.monitor_cgroup.as_ref().map(|cgroup| pods.cgroups.create(cgroup)) {
-            tracing::warn!("the monitors stay in the daemon's own cgroup: {}", chain(&error));
-        }
+        pods.make_monitor_cgroup();
         recovery::run(&pods).await?;
         Ok(pods)
+    }
+
+    /// With systemd, which cgroups hand down which controllers is its own business. A cgroup beside its slices is none of
+    /// it: it neither looks at nor removes what it has not made.
+    fn make_monitor_cgroup(&self) {
+        let Some(cgroup) = &self.monitor_cgroup else { return };
+        let made = match self.driver {
+            Driver::Cgroupfs => self.cgroups.create(cgroup),
+            Driver::Systemd => self.cgroups.create_as_is(cgroup),
+        };
+        if let Err(error) = made {
+            tracing::warn!("the monitors stay in the daemon's own cgroup: {}", chain(&error));
+        }
     }
 
     /// Undoes what [`open`](Self::open) prepared, where no pod needs it any more.
@@ -161,6 +181,11 @@ impl Pods {
     /// The configuration in force.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// The cgroup driver in force.
+    pub fn cgroup_driver(&self) -> Driver {
+        self.driver
     }
 
     /// The images that containers are made from.
@@ -223,7 +248,9 @@ impl Pods {
             return Err(PodError::UnknownHandler { name: name.to_owned(), known });
         };
         let stage = Stage::begin("asking the runtime for its version", &name);
-        stage.check(cell.get_or_try_init(|| Runtime::probe(name, config, false)).await)
+        stage.check(
+            cell.get_or_try_init(|| Runtime::probe(name, config, self.driver == Driver::Systemd)).await,
+        )
     }
 }
 
@@ -265,7 +292,7 @@ fn monitor_path(config: &Config) -> Result<PathBuf, OpenError> {
     match path.is_file() {
         true => Ok(path),
         false => Err(OpenError::new(format!("find {}; set `monitor.path`", path.display()))(
-            io::ErrorKind::NotFound.into(),
+            io::Error::from(io::ErrorKind::NotFound),
         )),
     }
 }

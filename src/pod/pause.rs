@@ -19,7 +19,7 @@ use super::resources::absent_is_fine;
 use super::sandbox::{Pod, PodFacts, PodStage};
 use super::state::{ContainerState, PodState};
 use crate::api::{ContainerConfig, NamespaceMode, NamespaceOption};
-use crate::cgroup::path_for;
+use crate::cgroup::{self, Location};
 use crate::id::PodId;
 use crate::monitor::{self, Launch, Monitor};
 use crate::spec::pause::{self, PauseInput};
@@ -89,10 +89,12 @@ impl Pods {
         let runtime = self.runtime(&facts.handler).await?;
         let stage = Stage::begin("looking at the monitor's binary", &facts.name);
         stage.check(self.monitor_is_static())?;
-        let stage = Stage::begin("writing the pause container's files", &facts.name);
-        stage.check(self.write_pause(facts))?;
+        let stage = Stage::begin("placing the pause container", &facts.name);
         let (id, dir) = (pause_id(&facts.id), paths.pause());
-        let cgroup = path_for(&facts.cgroup, &id);
+        let Location { spec, path: cgroup } =
+            stage.check(cgroup::location(self.driver, &facts.cgroup, &id))?;
+        let stage = Stage::begin("writing the pause container's files", &facts.name);
+        stage.check(self.write_pause(facts, &spec))?;
         let overlay = Overlay {
             lower: vec![dir.join("lower")],
             upper: dir.join("upper"),
@@ -129,7 +131,7 @@ impl Pods {
         }
     }
 
-    fn write_pause(&self, facts: &PodFacts) -> Result<(), Cause> {
+    fn write_pause(&self, facts: &PodFacts, cgroups_path: &str) -> Result<(), Cause> {
         let paths = self.paths.pod(&facts.id);
         let dir = paths.pause();
         let lower = dir.join("lower");
@@ -141,7 +143,7 @@ impl Pods {
         let spec = pause::build(&PauseInput {
             rootfs: &self.paths.rootfs(),
             binary: &self.monitor,
-            cgroups_path: path_for(&facts.cgroup, &pause_id(&facts.id)).as_str(),
+            cgroups_path,
             namespaces: paths.namespaces(facts),
             ids: facts.user_namespace(),
             host: &self.host,
@@ -183,7 +185,7 @@ impl Pods {
     /// A pod that can hold no containers any more, but has resources still to be given back by its stop.
     pub(super) fn lose(&self, pod: &Pod) {
         pod.state.send_replace(PodState::NotReady);
-        if let Err(error) = self.write_pod(&pod.facts, PodStage::Settled(PodState::NotReady)) {
+        if let Err(error) = self.record_pod(pod, PodStage::Settled(PodState::NotReady)) {
             tracing::error!(pod = %pod.facts.id, "recording the state: {}", chain(&error));
         }
     }

@@ -34,7 +34,7 @@ impl Pods {
             self.remove_container_locked(&container).await?;
         }
         let stage = Stage::begin("recording the removal", &pod.facts.name);
-        stage.check(self.write_pod(&pod.facts, PodStage::Unsettled))?;
+        stage.check(self.record_pod(&pod, PodStage::Unsettled))?;
         self.undo(&Remains::of(&pod.facts)).await.into_iter().next().map_or(Ok(()), Err)?;
         // The name first: whoever claims it anew must not be sent to an ID that is gone.
         self.pod_names.free(&pod.facts.name);
@@ -49,7 +49,7 @@ impl Pods {
         }
         self.kill_and_wait(container).await?;
         let stage = Stage::begin("recording the removal", &container.facts.name);
-        stage.check(self.write_container(&container.facts, ContainerStage::Unsettled))?;
+        stage.check(self.write_container(&container.facts, None, ContainerStage::Unsettled))?;
         self.undo_container(&container.facts.id, Some(container.facts.cgroup.clone()))
             .await
             .into_iter()

@@ -12,7 +12,7 @@ use super::error::{PodError, Stage};
 use super::paths::PodPaths;
 use super::sandbox::PodFacts;
 use crate::api::{DnsConfig, PodSandboxConfig, Protocol};
-use crate::cgroup::CgroupPath;
+use crate::cgroup::{self, CgroupPath, Driver};
 use crate::id::PodId;
 use crate::network::{Attachment, Dns, PortMapping, Protocol as NetworkProtocol};
 use crate::selinux::{self, Labels};
@@ -25,7 +25,8 @@ const SHM_BYTES: u64 = 64 << 20;
 const SHM_MODE: u32 = 0o1777;
 
 impl Pods {
-    /// The pod's cgroup, and the topmost directory of it that is podd's to make and so to remove.
+    /// The pod's cgroup, and the topmost directory of it that is podd's to make and so to remove: none of a slice, which
+    /// systemd makes with the first scope in it.
     pub(super) fn cgroup_of_pod(
         &self,
         id: &PodId,
@@ -33,8 +34,11 @@ impl Pods {
     ) -> Result<(CgroupPath, Option<CgroupPath>), PodError> {
         let asked = config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
         let own = own_cgroup(id);
-        let asked = CgroupPath::new(if asked.is_empty() { &own } else { asked })
+        let asked = cgroup::parent(self.driver, asked, &own)
             .map_err(|e| PodError::invalid("config.linux.cgroup_parent", e.to_string()))?;
+        if self.driver == Driver::Systemd {
+            return Ok((asked, None));
+        }
         // Two pods may share a parent that neither the kubelet nor anyone else made: whichever goes last removes it.
         let shared = self.index.pods().into_iter().find(|pod| pod.facts.cgroup == asked);
         let made = match shared {
@@ -50,8 +54,11 @@ impl Pods {
         let stage = Stage::begin("writing the files", &facts.name);
         let labels = self.labels_of_pod(facts)?;
         stage.check(write_files(&paths, facts).and_then(|()| label_files(&paths, &labels)))?;
-        let stage = Stage::begin("making the cgroup", &facts.name);
-        stage.check(self.cgroups.create(&facts.cgroup))?;
+        if self.driver == Driver::Cgroupfs {
+            let stage = Stage::begin("making the cgroup", &facts.name);
+            stage.check(self.cgroups.create(&facts.cgroup))?;
+            self.limit_new_pod(facts).await?;
+        }
         if let Some(directory) = facts.log_directory() {
             let stage = Stage::begin("making the log directory", &directory.display());
             stage.check(fs::create_dir_all(&directory))?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Pods;
 use super::background::Unwanted;
 use super::error::{PodError, Stage};
+use super::limits::PodResources;
 use super::names::Claim;
 use super::resources::Remains;
 use super::sandbox::{Pod, PodFacts, PodRecord, PodRequest, PodStage, RECORD_VERSION};
@@ -43,6 +44,8 @@ impl Pods {
 
     async fn make_pod(&self, request: PodRequest) -> Result<PodId, PodError> {
         self.runtime(&request.handler).await?;
+        let told = PodResources::of(&request.config);
+        self.check_pod_resources(&told, ["config.linux.overhead", "config.linux.resources"])?;
         if wants_user_namespace(&request.config) {
             self.check_user_namespaces().await?;
         }
@@ -65,7 +68,7 @@ impl Pods {
             Ok(ips) => {
                 let state = PodState::Ready { ips };
                 let stage = Stage::begin("recording the pod", &facts.name);
-                stage.check(self.write_pod(&facts, PodStage::Settled(state.clone()))).map(|()| state)
+                stage.check(self.write_pod(&facts, None, PodStage::Settled(state.clone()))).map(|()| state)
             }
             Err(error) => Err(error),
         };
@@ -85,14 +88,29 @@ impl Pods {
 
     fn record_intent(&self, facts: &PodFacts) -> Result<(), PodError> {
         let stage = Stage::begin("recording the intent", &facts.name);
-        let recorded = stage.check(self.write_pod(facts, PodStage::Unsettled));
+        let recorded = stage.check(self.write_pod(facts, None, PodStage::Unsettled));
         recorded.inspect_err(|_| drop(fs::remove_dir_all(self.paths.pod(&facts.id).dir)))
     }
 
-    pub(super) fn write_pod(&self, facts: &PodFacts, stage: PodStage) -> Result<(), record::RecordError> {
+    /// Writes down how far a pod has come.
+    pub(super) fn record_pod(&self, pod: &Pod, stage: PodStage) -> Result<(), record::RecordError> {
+        self.write_pod(&pod.facts, pod.updated(), stage)
+    }
+
+    fn write_pod(
+        &self,
+        facts: &PodFacts,
+        resources: Option<PodResources>,
+        stage: PodStage,
+    ) -> Result<(), record::RecordError> {
         let path = self.paths.pod(&facts.id).record();
-        let record =
-            PodRecord { version: RECORD_VERSION, boot_id: self.boot_id.clone(), facts: facts.clone(), stage };
+        let record = PodRecord {
+            version: RECORD_VERSION,
+            boot_id: self.boot_id.clone(),
+            facts: facts.clone(),
+            resources,
+            stage,
+        };
         record::make_parent(&path)?;
         record::write(&path, &record, Durability::Process)
     }

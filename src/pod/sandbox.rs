@@ -1,12 +1,14 @@
 //! A pod: what was asked for, which never changes, and its state, which readers see without waiting for an operation.
 
 use std::path::PathBuf;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
+use super::limits::PodResources;
 use super::state::{Nanos, PodState};
 use crate::api::{NamespaceMode, NamespaceOption, PodSandboxConfig};
 use crate::cgroup::CgroupPath;
@@ -55,7 +57,7 @@ pub struct PodFacts {
     pub handler: String,
     /// When it was asked for.
     pub created_at: Nanos,
-    /// The cgroup that holds its containers' cgroups (cgroupfs driver: a path from the root of each hierarchy).
+    /// The cgroup that holds its containers' cgroups, from the root of each hierarchy; with systemd a slice.
     pub cgroup: CgroupPath,
     /// The topmost directory of that cgroup's path that podd made, and so has to remove.
     pub made_cgroup: Option<CgroupPath>,
@@ -107,6 +109,9 @@ pub(super) struct PodRecord {
     /// The boot in which it was written: after a reboot nothing of the pod is left.
     pub(super) boot_id: BootId,
     pub(super) facts: PodFacts,
+    /// Where an update has told others than those of the configuration.
+    #[serde(default)]
+    pub(super) resources: Option<PodResources>,
     pub(super) stage: PodStage,
 }
 
@@ -132,6 +137,8 @@ pub struct Pod {
     pub(super) transition: Mutex<()>,
     /// When it was taken into the index.
     pub(super) since: Instant,
+    /// What an update has told; a std mutex, because it is held for a copy.
+    updated: std::sync::Mutex<Option<PodResources>>,
     claimed: AtomicBool,
     /// Whether a stop has given back its resources. A pod may be not ready before that, when it has lost some of them.
     released: AtomicBool,
@@ -144,6 +151,7 @@ impl Pod {
             state: watch::Sender::new(state),
             transition: Mutex::new(()),
             since: Instant::now(),
+            updated: std::sync::Mutex::default(),
             claimed: AtomicBool::new(false),
             released: AtomicBool::new(false),
         }
@@ -157,6 +165,20 @@ impl Pod {
     /// Whether all its resources are there.
     pub fn is_ready(&self) -> bool {
         matches!(*self.state.borrow(), PodState::Ready { .. })
+    }
+
+    /// What it is said to use, as last told.
+    pub fn resources(&self) -> PodResources {
+        self.updated().unwrap_or_else(|| PodResources::of(&self.facts.config))
+    }
+
+    /// What an update has told, if one has.
+    pub(super) fn updated(&self) -> Option<PodResources> {
+        self.updated.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_resources(&self, told: Option<PodResources>) {
+        *self.updated.lock().unwrap_or_else(PoisonError::into_inner) = told;
     }
 
     /// A client has received the ID (B2).

@@ -37,7 +37,7 @@ impl Pods {
     /// which then looks at the process and the exit record as well.
     pub(super) fn record_state(&self, container: &Container) {
         let settled = ContainerStage::Settled { process: container.process, state: container.state() };
-        if let Err(error) = self.write_container(&container.facts, settled) {
+        if let Err(error) = self.write_container(&container.facts, container.updated().as_ref(), settled) {
             tracing::error!(container = %container.facts.id, "recording the state: {}", chain(&error));
         }
     }

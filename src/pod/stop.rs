@@ -73,7 +73,7 @@ impl Pods {
         join_all(stops).await.into_iter().collect::<Result<(), _>>()?;
         if pod.is_ready() {
             let stage = Stage::begin("recording the stop", &pod.facts.name);
-            stage.check(self.write_pod(&pod.facts, PodStage::Settled(PodState::NotReady)))?;
+            stage.check(self.record_pod(pod, PodStage::Settled(PodState::NotReady)))?;
             pod.state.send_replace(PodState::NotReady);
         }
         if !pod.is_released() {

@@ -151,7 +151,18 @@ impl Runtime {
         // Not /dev/null: crun gives the command's user whatever its standard streams are, the host's device too. A pipe
         // whose other end is closed reads as empty just the same.
         let child = self.spawn(command.arg(id).stdin(Stdio::piped()))?;
+        hand_on_score(&child, process);
         Ok(Session { child, files, detached, expected, over: false })
+    }
+}
+
+/// crun passes over a command's `oomScoreAdj`, which then would be the daemon's own, and that of a service may be low. The
+/// runtime has yet to load and to read its files before it makes the command, which inherits its score.
+fn hand_on_score(runtime: &Child, process: &Process) {
+    if let (Some(pid), Some(score)) = (runtime.id(), process.oom_score_adj())
+        && let Err(error) = fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string())
+    {
+        tracing::warn!(score, "setting oom_score_adj of a command: {error}");
     }
 }
 

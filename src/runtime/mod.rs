@@ -23,12 +23,14 @@ mod orphans;
 #[cfg(test)]
 mod tests;
 mod text;
+mod update;
 
 pub use exec::{ExecError, ExecOutput};
 pub use features::{Ability, Features};
 pub use interactive::{Exec, ProcessIo, Wants};
 pub use orphans::{become_subreaper, reap_orphans};
 pub use text::readable as readable_error;
+pub use update::Division;
 
 /// The longest that start, delete, state and kill may take: they wait for no one but the kernel.
 const TIMEOUT: Duration = Duration::from_secs(60);

@@ -6,8 +6,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::SpecInput;
+use super::{SpecError, SpecInput};
 use crate::api;
+use crate::cgroup::{self, CgroupMode};
+
+/// Asks for a container's own cgroup to be writable inside of it; the second is CRI-O's newer name for it.
+const WRITABLE_CGROUP: [&str; 2] =
+    ["io.kubernetes.cri-o.cgroup2-mount-hierarchy-rw", "cgroup2-mount-hierarchy-rw.crio.io"];
+
+/// Tells crun the name of a cgroup to make below a scope; empty is none. Without it the limits and the processes would be in
+/// `container` below the scope, and where they are would depend on the runtime.
+const SYSTEMD_SUBGROUP: &str = "run.oci.systemd.subgroup";
 
 /// The annotations that the operator allows, of the pod and of the container, whose own wins.
 pub fn allowed(
@@ -47,7 +56,41 @@ pub(super) fn build(input: &SpecInput<'_>) -> HashMap<String, String> {
         ("sandbox-uid", pod.uid),
     ];
     let own = own.into_iter().map(|(key, value)| (format!("io.kubernetes.cri.{key}"), value));
-    input.annotations.iter().map(|(key, value)| (key.clone(), value.clone())).chain(own).collect()
+    let allowed = input.annotations.iter().map(|(key, value)| (key.clone(), value.clone()));
+    allowed.chain(own).chain(for_systemd(input.cgroups_path)).collect()
+}
+
+/// What a document says to a runtime that has systemd make the cgroup.
+pub(super) fn for_systemd(cgroups_path: &str) -> Option<(String, String)> {
+    cgroup::is_systemd(cgroups_path).then(|| (SYSTEMD_SUBGROUP.to_owned(), String::new()))
+}
+
+/// Whether the container is to write to its own cgroup. It must not be able to lift its own limits that way: the kernel sees
+/// to that for a cgroup namespace, on cgroup v2 with `nsdelegate`.
+pub(super) fn writable_cgroup(input: &SpecInput<'_>) -> Result<bool, SpecError> {
+    for name in WRITABLE_CGROUP {
+        let field = || format!("annotations[{name:?}]");
+        match input.annotations.get(name).map(String::as_str) {
+            None | Some("false") => {}
+            Some("true") if input.host.cgroup == CgroupMode::V1 => {
+                let why = "it needs cgroup v2 with a cgroup namespace, and the host has v1";
+                return Err(SpecError::unsupported(field(), why));
+            }
+            Some("true") if !input.host.nsdelegate => {
+                let why = "/sys/fs/cgroup is mounted without nsdelegate, so that the container could lift its own \
+                           limits; mount -o remount,nsdelegate /sys/fs/cgroup, and start podd again";
+                return Err(SpecError::unsupported(field(), why));
+            }
+            Some("true") => return Ok(true),
+            Some(other) => {
+                return Err(SpecError::invalid(
+                    field(),
+                    format!("{other:?} is neither \"true\" nor \"false\""),
+                ));
+            }
+        }
+    }
+    Ok(false)
 }
 
 #[cfg(test)]

@@ -81,7 +81,14 @@ pub(super) fn namespace(typ: LinuxNamespaceType, path: Option<&Path>) -> LinuxNa
 
 fn limits(input: &SpecInput<'_>, privileged: bool) -> Result<LinuxResources, SpecError> {
     let asked = input.config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
-    let mut limits = resources::linux_resources(&asked, input.host)?;
+    let mut limits = resources::linux_resources(&asked, input.host, resources::OF_CONTAINER)?;
+    limits.set_pids(resources::pids(input.pids_limit));
+    // A new cgroup has no quota; crun before 1.9 cannot write that on v1.
+    if let Some(cpu) = limits.cpu_mut()
+        && cpu.quota() == Some(-1)
+    {
+        cpu.set_quota(None);
+    }
     let mut everything = LinuxDeviceCgroup::default();
     everything.set_allow(privileged).set_access(Some("rwm".to_owned()));
     let mut rules = vec![everything];

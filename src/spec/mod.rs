@@ -44,7 +44,7 @@ pub mod userns;
 
 pub use observe::{HostDevice, HostFacts};
 pub use process::{exec_process, program};
-pub use resources::linux_resources;
+pub use resources::{linux_resources, oom_score_adj};
 pub use security::{DEFAULT_CAPABILITIES, capability};
 pub use sources::{MountSource, SourcePropagation, Sources};
 pub use user::{ResolvedUser, UserError, UserRequest, image_user};
@@ -71,6 +71,8 @@ pub struct SpecInput<'a> {
     pub cgroups_path: &'a str,
     /// The host name that holds in the pod's UTS namespace.
     pub hostname: &'a str,
+    /// The most processes and threads that it may have, of the node's configuration; 0 is any number.
+    pub pids_limit: u64,
     /// The namespaces that are there already.
     pub namespaces: Namespaces<'a>,
     /// The pod's files.

@@ -8,8 +8,9 @@ use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::Mount;
 
-use super::{MountSource, SourcePropagation, SpecError, SpecInput, security, userns};
+use super::{MountSource, SourcePropagation, SpecError, SpecInput, annotations, security, userns};
 use crate::api;
+use crate::cgroup::CgroupMode;
 use crate::config::HostMount;
 
 /// What the root mount has to let through for the mounts below it.
@@ -49,6 +50,7 @@ pub(super) fn build(
         asked.iter().map(Mount::destination).any(|at| at == path || is_whole(at) && path.starts_with(at))
     };
     let mut mounts = kernel_mounts(privileged);
+    mounts.push(cgroup_mount(input, privileged)?);
     mounts.extend(pod_mounts(input));
     let operators: Vec<Mount> = input.default_mounts.iter().map(operators_mount).collect();
     mounts.retain(|mount| operators.iter().all(|other| other.destination() != mount.destination()));
@@ -86,7 +88,6 @@ fn kernel_mounts(privileged: bool) -> Vec<Mount> {
         ),
         mount("/dev/mqueue", "mqueue", "mqueue", &plain),
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access]),
     ]
 }
 
@@ -96,6 +97,19 @@ fn show_the_hosts_sys(mounts: &mut [Mount]) {
     let options = ["rbind", "rprivate", "nosuid", "noexec", "nodev", "rro"];
     let sys = mounts.iter_mut().find(|mount| mount.destination() == "/sys");
     sys.into_iter().for_each(|sys| *sys = mount("/sys", "bind", "/sys", &options));
+}
+
+/// A privileged container on v2 shares the host's cgroup namespace. A mount of its own from there would take `nsdelegate` and
+/// `memory_recursiveprot` from the whole node, as the kernel has these options once for all; so it gets the host's mount.
+fn cgroup_mount(input: &SpecInput<'_>, privileged: bool) -> Result<Mount, SpecError> {
+    const AT: &str = "/sys/fs/cgroup";
+    let plain = ["nosuid", "noexec", "nodev", "relatime"];
+    let (typ, source, how) = match (privileged, input.host.cgroup) {
+        (true, CgroupMode::V2) => ("bind", AT, ["rbind", "rprivate"].as_slice()),
+        (true, CgroupMode::V1) | (false, _) => ("cgroup", "cgroup", [].as_slice()),
+    };
+    let access = if privileged || annotations::writable_cgroup(input)? { "rw" } else { "ro" };
+    Ok(mount(AT, typ, source, &[how, &plain, &[access]].concat()))
 }
 
 fn pod_mounts(input: &SpecInput<'_>) -> Vec<Mount> {

@@ -29,6 +29,8 @@ pub struct HostFacts {
     pub oom_score_adj_floor: Option<i32>,
     /// The version of the cgroups.
     pub cgroup: CgroupMode,
+    /// Whether cgroup v2 keeps a cgroup namespace from what limits itself (mount option `nsdelegate`).
+    pub nsdelegate: bool,
     /// Whether a cgroup can limit swap.
     pub swap_limit: bool,
     /// Page sizes that the hugetlb controller limits, as `2MB`.
@@ -80,6 +82,7 @@ impl HostFacts {
                 _ => own.trim().parse().ok(),
             },
             cgroup,
+            nsdelegate: nsdelegate(&fs::read_to_string("/proc/self/mountinfo")?),
             swap_limit: swap_limit(cgroup),
             hugepage_sizes: hugepage_sizes(cgroup),
             devices: host_devices()?,
@@ -169,6 +172,15 @@ fn node(source: &Path, target: &Path, permissions: &str) -> io::Result<Option<Ho
     }))
 }
 
+fn nsdelegate(mountinfo: &str) -> bool {
+    mountinfo.lines().filter_map(|line| line.split_once(" - ")).any(|(mount, filesystem)| {
+        let options = filesystem.rsplit(' ').next().unwrap_or_default();
+        mount.split(' ').nth(4) == Some("/sys/fs/cgroup")
+            && filesystem.starts_with("cgroup2 ")
+            && options.split(',').any(|option| option == "nsdelegate")
+    })
+}
+
 fn swap_limit(cgroup: CgroupMode) -> bool {
     match cgroup {
         CgroupMode::V1 => Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists(),
@@ -246,6 +258,13 @@ mod tests {
         assert_eq!((found[0].path.as_path(), found[0].minor), (Path::new("/dev/set/full"), 7));
         assert!(devices(&dir.path().join("file"), Path::new("/dev/x"), "rwm").is_err());
         assert!(devices(Path::new("/dev/null"), Path::new("/dev/x"), "rwx").is_err());
+    }
+
+    #[test]
+    fn the_options_of_cgroup_v2_say_whether_namespaces_are_delegated_to() {
+        let table = "1 0 8:1 / / rw - ext4 a rw,nsdelegate\n2 1 0:5 / /sys/fs/cgroup rw - cgroup2 c rw";
+        assert!(!nsdelegate(table));
+        assert!(nsdelegate(&format!("{table},nsdelegate,memory_recursiveprot")));
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub fn build(input: &PauseInput<'_>) -> Spec {
         .set_process(Some(process(input)))
         .set_mounts(Some(mounts(input.binary)))
         .set_linux(Some(linux))
-        .set_annotations(None);
+        .set_annotations(super::annotations::for_systemd(input.cgroups_path).map(|own| [own].into()));
     spec
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::{Process, User};
 
-use super::{SpecError, SpecInput, security as context};
+use super::{SpecError, SpecInput, resources, security as context};
 use crate::api;
 
 /// The search path of an image that sets none.
@@ -16,9 +16,6 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// The annotation of a pod or container that sets the umask, by the name that CRI-O gave it.
 const UMASK: &str = "io.kubernetes.cri-o.umask";
-
-/// The range of `oom_score_adj` in the kernel.
-const OOM_SCORE_ADJ: std::ops::RangeInclusive<i64> = -1000..=1000;
 
 /// The container's first process.
 pub(super) fn build(input: &SpecInput<'_>, privileged: bool) -> Result<Process, SpecError> {
@@ -33,7 +30,7 @@ pub(super) fn build(input: &SpecInput<'_>, privileged: bool) -> Result<Process, 
         .set_rlimits(None)
         .set_no_new_privileges(Some(context(input).no_new_privs))
         .set_apparmor_profile(super::security::apparmor(input, privileged)?)
-        .set_oom_score_adj(oom_score_adj(input)?)
+        .set_oom_score_adj(Some(oom_score_adj(input)?))
         .set_selinux_label(input.labels.process.clone());
     Ok(process)
 }
@@ -176,20 +173,9 @@ fn working_directory(input: &SpecInput<'_>) -> Result<PathBuf, SpecError> {
     Ok(PathBuf::from("/").join(path))
 }
 
-/// What was asked for, but no lower than the daemon may set it (nested nodes lack CAP_SYS_RESOURCE).
-fn oom_score_adj(input: &SpecInput<'_>) -> Result<Option<i32>, SpecError> {
-    let Some(resources) = input.config.linux.as_ref().and_then(|linux| linux.resources.as_ref()) else {
-        return Ok(None);
-    };
-    let asked = resources.oom_score_adj;
-    if !OOM_SCORE_ADJ.contains(&asked) {
-        let why = format!("{asked} is not between -1000 and 1000");
-        return Err(SpecError::invalid("linux.resources.oom_score_adj", why));
-    }
-    let asked = i32::try_from(asked).unwrap_or_default();
-    let granted = asked.max(input.host.oom_score_adj_floor.unwrap_or(asked));
-    if granted != asked {
-        tracing::warn!(asked, granted, "oom_score_adj is raised: the daemon may not set a lower one");
-    }
-    Ok(Some(granted))
+/// Always said: what a container does not say would be the daemon's own.
+fn oom_score_adj(input: &SpecInput<'_>) -> Result<i32, SpecError> {
+    let asked = input.config.linux.as_ref().and_then(|linux| linux.resources.as_ref());
+    let asked = asked.map(|resources| resources.oom_score_adj).unwrap_or_default();
+    resources::oom_score_adj(asked, input.host, resources::OF_CONTAINER)
 }

@@ -13,6 +13,7 @@ use crate::api;
 use crate::cgroup::CgroupMode;
 use crate::config::SeccompConfig;
 
+mod cgroups;
 mod properties;
 mod real;
 mod rules;
@@ -38,6 +39,8 @@ struct Case {
     labels: Labels,
     features: Features,
     userns: bool,
+    cgroups_path: &'static str,
+    pids_limit: u64,
     host: HostFacts,
 }
 
@@ -70,6 +73,8 @@ impl Case {
             labels: Labels::default(),
             features: Features { recursive_read_only: Ok(()), id_mapped_mounts: Ok(()) },
             userns: false,
+            cgroups_path: "/kubepods/pod1/podd-c1",
+            pids_limit: 0,
             host: host(),
         }
     }
@@ -87,7 +92,8 @@ impl Case {
             image: &self.image,
             user: &self.user,
             rootfs: Path::new("/run/podd/rootfs"),
-            cgroups_path: "/kubepods/pod1/podd-c1",
+            cgroups_path: self.cgroups_path,
+            pids_limit: self.pids_limit,
             hostname: "web-1",
             namespaces: Namespaces {
                 network: Some(Path::new("/run/netns/podd-1")).filter(|_| !self.host_network),
@@ -151,6 +157,7 @@ fn host() -> HostFacts {
         bounding: 0x1ff_feff_ffff,
         oom_score_adj_floor: Some(0),
         cgroup: CgroupMode::V2,
+        nsdelegate: true,
         swap_limit: true,
         hugepage_sizes: vec!["2MB".into()],
         devices: vec![null],

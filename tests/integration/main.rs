@@ -33,6 +33,7 @@ mod pods;
 mod pods_network;
 mod pods_pids;
 mod recovery;
+mod resources;
 mod security;
 mod server;
 mod streaming;

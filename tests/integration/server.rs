@@ -43,7 +43,11 @@ async fn a_ready_node_says_so_and_shows_its_insides_as_json() {
     }
     assert!(status.runtime_handlers.iter().any(|handler| handler.name == crate::common::oci_runtime()));
     let config = node.runtime.runtime_config(api::RuntimeConfigRequest {}).await.unwrap().into_inner();
-    assert_eq!(config.linux.unwrap().cgroup_driver(), api::CgroupDriver::Cgroupfs);
+    let driver = match crate::common::cgroup_driver().as_str() {
+        "systemd" => api::CgroupDriver::Systemd,
+        _ => api::CgroupDriver::Cgroupfs,
+    };
+    assert_eq!(config.linux.unwrap().cgroup_driver(), driver);
     node.finish().await;
 }
 

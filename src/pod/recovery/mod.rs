@@ -68,6 +68,7 @@ async fn recover_pod(pods: &Arc<Pods>, id: &PodId) {
         PodPlan::Adopt(state) => {
             pods.pod_names.take(record.facts.name.clone(), id.clone());
             let pod = Arc::new(Pod::new(record.facts, state));
+            pod.set_resources(record.resources);
             pod.claim();
             if pod.is_ready() && !pods.take_up_pause(&pod).await {
                 pods.lose(&pod);
@@ -95,6 +96,7 @@ async fn recover_container(pods: &Arc<Pods>, id: &ContainerId) {
             pods.container_names.take(record.facts.name.clone(), id.clone());
             let monitor = reconnect(pods, id, &state).await;
             let container = pods.adopt(record.facts, &pod, process, state, monitor);
+            container.set_resources(record.resources);
             container.claim();
             pods.record_state(&container);
         }

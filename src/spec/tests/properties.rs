@@ -40,8 +40,11 @@ fn context() -> impl Strategy<Value = api::LinuxContainerSecurityContext> {
 }
 
 fn resources() -> impl Strategy<Value = api::LinuxContainerResources> {
-    (any::<i64>(), any::<i64>(), any::<i64>(), any::<i64>(), any::<i64>(), -1100..1100i64, ".{0,4}").prop_map(
-        |(period, quota, shares, memory, swap, score, cpus)| api::LinuxContainerResources {
+    // Any number, and such as are in range.
+    let near = |most: i64| prop_oneof![1 => any::<i64>(), 8 => -1..most];
+    let numbers = (near(1_100_000), near(100_000), near(300_000), near(1 << 20), near(1 << 20));
+    (numbers, -1100..1100i64, "[0-9,-]{0,4}").prop_map(
+        |((period, quota, shares, memory, swap), score, cpus)| api::LinuxContainerResources {
             cpu_period: period,
             cpu_quota: quota,
             cpu_shares: shares,

@@ -65,6 +65,7 @@ impl Running {
             user: &case.user,
             rootfs: &dir.join("rootfs"),
             cgroups_path: cgroup.as_str(),
+            pids_limit: 0,
             hostname: "web-1",
             namespaces: Namespaces::default(),
             files: PodFiles {

@@ -379,8 +379,9 @@ fn swap_is_off_where_there_is_a_memory_limit_and_it_can_be() {
     };
     assert_eq!(memory(true, 0), json!({"limit": 100, "swap": 100}));
     assert_eq!(memory(false, 0), json!({"limit": 100}));
-    assert_eq!(memory(false, 150), json!({"limit": 100, "swap": 150}));
+    assert_eq!(memory(true, 150), json!({"limit": 100, "swap": 150}));
     assert_eq!(memory(true, -1), json!({"limit": 100, "swap": -1}));
+    assert_eq!(memory(false, -1), json!({"limit": 100}));
 }
 
 #[test]

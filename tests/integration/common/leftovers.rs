@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::node::Names;
-use super::program;
+use super::{cgroup_driver, program};
 
 /// What was found; empty when all is gone.
 #[derive(Debug, Default)]
@@ -216,6 +216,10 @@ pub fn remove_links_and_cgroups(names: &Names) {
         if Path::new("/sys/class/net").join(link).exists() {
             let _ = Command::new("ip").args(["link", "delete", link]).output();
         }
+    }
+    if cgroup_driver() == "systemd" {
+        // Made by systemd with the first scope in it, and kept.
+        let _ = Command::new("systemctl").args(["stop", &names.cgroup_parent]).output();
     }
     for dir in cgroups(names).into_iter().chain(cgroup_parents(names)) {
         let _ = fs::remove_dir(dir);

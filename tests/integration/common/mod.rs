@@ -51,6 +51,11 @@ pub fn oci_runtime() -> String {
     std::env::var("PODD_TEST_RUNTIME").unwrap_or_else(|_| "crun".to_owned())
 }
 
+/// The cgroup driver that this run of the tests is about: cgroupfs, or systemd on a machine where that is PID 1.
+pub fn cgroup_driver() -> String {
+    std::env::var("PODD_TEST_CGROUP_DRIVER").unwrap_or_else(|_| "cgroupfs".to_owned())
+}
+
 /// Where a program is, in the places that Debian uses.
 pub fn program(name: &str) -> PathBuf {
     let found = ["/usr/bin", "/usr/sbin", "/bin", "/sbin", "/usr/local/bin", "/usr/local/sbin"]

@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tonic::transport::{Channel, Endpoint};
 
 use super::leftovers::{self, Leftovers};
-use super::{PATIENCE, eventually, oci_runtime, program, random_tag};
+use super::{PATIENCE, cgroup_driver, eventually, oci_runtime, program, random_tag};
 
 /// The names of all that belongs to one node.
 #[derive(Debug, Clone)]
@@ -28,7 +28,7 @@ pub struct Names {
     pub bridge: String,
     /// The subnet's first three numbers.
     pub subnet: String,
-    /// The parent of all cgroups of the node.
+    /// The parent of all cgroups of the node's pods: a path, or with systemd a slice.
     pub cgroup_parent: String,
     /// The daemon's binary.
     pub binary: PathBuf,
@@ -43,7 +43,10 @@ impl Names {
         Self {
             bridge: format!("pt{tag}"),
             subnet: format!("10.{}.{}", 128 + number % 120, number >> 8 & 0xff),
-            cgroup_parent: format!("/podd-test-{tag}"),
+            cgroup_parent: match cgroup_driver().as_str() {
+                "systemd" => format!("poddtest{tag}.slice"),
+                _ => format!("/podd-test-{tag}"),
+            },
             binary: env!("CARGO_BIN_EXE_podd").into(),
             disk: std::env::temp_dir(),
             tag,
@@ -120,6 +123,16 @@ impl Node {
         let names = Names::new();
         names.write_cni_conf();
         Self::start_named(names, more).await
+    }
+
+    /// The same with the settings of a drop-in.
+    pub async fn start_configured(settings: &str) -> Self {
+        let names = Names::new();
+        let drop_ins = names.config_file().with_extension("toml.d");
+        fs::create_dir_all(&drop_ins).unwrap();
+        fs::write(drop_ins.join("settings.toml"), settings).unwrap();
+        names.write_cni_conf();
+        Self::start_named(names, "").await
     }
 
     /// The same with another daemon.
@@ -378,14 +391,15 @@ impl Names {
     fn config(&self) -> String {
         let level = std::env::var("PODD_TEST_LOG").unwrap_or_else(|_| "debug".to_owned());
         let (dir, run, runtime) = (self.dir(), self.run_dir(), oci_runtime());
+        let (driver, tag) = (cgroup_driver(), &self.tag);
         let (dir, run, path) = (dir.display(), run.display(), program(&runtime));
         // The one for production: it is linked statically, as a pause container needs it.
         let monitor = std::env::var("PODD_TEST_MONITOR").unwrap_or_default();
         format!(
             "root = \"{dir}/root\"\nrun_dir = \"{run}\"\nsocket = \"{run}/podd.sock\"\n\
-             default_runtime = \"{runtime}\"\ncgroup_driver = \"cgroupfs\"\nlog_level = \"{level}\"\n\
+             default_runtime = \"{runtime}\"\ncgroup_driver = \"{driver}\"\nlog_level = \"{level}\"\n\
              [runtimes.{runtime}]\npath = \"{}\"\nroot = \"{run}/{runtime}\"\n\
-             [monitor]\npath = \"{monitor}\"\ncgroup = \"{}-monitors\"\n\
+             [monitor]\npath = \"{monitor}\"\ncgroup = \"/podd-test-{tag}-monitors\"\n\
              [network]\nconf_dir = \"{dir}/cni-conf\"\nplugin_dirs = [\"/opt/cni/bin\", \"/usr/lib/cni\"]\n\
              cache_dir = \"{dir}/root/cni\"\n\
              [images]\nregistries_conf = \"{dir}/registries.conf\"\npolicy = \"{dir}/policy.json\"\n\
@@ -393,7 +407,6 @@ impl Names {
              certs_dir = \"{dir}/certs.d\"\nhosts_dir = \"{dir}/hosts.d\"\n\
              auth_file = \"{dir}/auth.json\"\nnamespaced_auth_dir = \"{dir}/auth\"\nstall_timeout_seconds = 10\n",
             path.display(),
-            self.cgroup_parent
         )
     }
 

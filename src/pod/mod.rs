@@ -44,6 +44,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, OnceCell};
 
+use crate::apparmor::AppArmor;
 use crate::cgroup::{CgroupPath, Cgroups};
 use crate::config::Config;
 use crate::id::{ContainerId, PodId};
@@ -74,6 +75,7 @@ pub struct Pods {
     /// All monitors' cgroup, if they are not to stay in the daemon's.
     monitor_cgroup: Option<CgroupPath>,
     host: HostFacts,
+    apparmor: AppArmor,
     boot_id: BootId,
     monitor: PathBuf,
     index: Index,
@@ -116,6 +118,7 @@ impl Pods {
             runtimes: config.runtimes.keys().map(|name| (name.clone(), OnceCell::new())).collect(),
             // Device nodes come and go: they are looked for when a container needs them.
             host: HostFacts { devices: Vec::new(), ..host },
+            apparmor: AppArmor::open(&config.apparmor).await,
             cgroups,
             monitor_cgroup,
             boot_id: BootId::current().map_err(OpenError::new("read the boot ID"))?,
@@ -147,6 +150,11 @@ impl Pods {
     /// The configuration in force.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// The node's AppArmor.
+    pub fn apparmor(&self) -> &AppArmor {
+        &self.apparmor
     }
 
     /// The images that containers are made from.

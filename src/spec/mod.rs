@@ -5,10 +5,11 @@
 //! reproduced from its input. Each file here holds the rules of one part of the document:
 //!
 //! ```text
-//! process.rs    args, env, cwd, user, oom_score_adj      security.rs   capabilities, AppArmor, SELinux
+//! process.rs    args, env, cwd, user, oom_score_adj      security.rs   capabilities, SELinux
 //! mounts.rs     default and CRI mounts, their order      seccomp.rs    the RuntimeDefault filter
 //! linux.rs      namespaces, devices, masks               resources.rs  cpu, memory, hugepages, unified
 //! user.rs       who runs it: CRI, image, passwd, group annotations.rs which annotations are heard
+//! apparmor.rs   the profile
 //! ```
 //!
 //! Invariants: nothing of oci-spec's own defaults gets into the document; a field that cannot be honoured is an error and
@@ -24,6 +25,7 @@ use crate::api;
 use crate::id::PodId;
 
 pub mod annotations;
+mod apparmor;
 mod linux;
 mod mounts;
 pub mod observe;

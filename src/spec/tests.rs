@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api;
+use crate::apparmor::AppArmorFacts;
 use crate::cgroup::CgroupMode;
 
 mod properties;
@@ -132,8 +133,7 @@ fn host() -> HostFacts {
         swap_limit: true,
         hugepage_sizes: vec!["2MB".into()],
         devices: vec![null],
-        apparmor: false,
-        apparmor_default: None,
+        apparmor: AppArmorFacts::Disabled,
         selinux: false,
     }
 }

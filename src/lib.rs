@@ -85,6 +85,7 @@
 //! both. Monitors are found by their lock files and connected to again; exits that nobody heard of are in their files.
 
 pub mod api;
+pub mod apparmor;
 pub mod cgroup;
 pub mod config;
 pub mod cri;

@@ -9,8 +9,9 @@ use toml::Table;
 
 use super::read::{Problem, Reader};
 use super::{
-    CgroupConfig, CgroupDriver, Config, ImagesConfig, LogLevel, MetricsConfig, MonitorConfig, MountsConfig,
-    NetworkConfig, NriConfig, SeccompConfig, SecurityConfig, SelinuxConfig, StreamingConfig, runtimes,
+    AppArmorConfig, CgroupConfig, CgroupDriver, Config, ImagesConfig, LogLevel, MetricsConfig, MonitorConfig,
+    MountsConfig, NetworkConfig, NriConfig, SeccompConfig, SecurityConfig, SelinuxConfig, StreamingConfig,
+    runtimes,
 };
 
 /// The file that is read when `--config` names none; it need not exist.
@@ -84,6 +85,7 @@ impl Config {
             abandoned_after_seconds: 240,
             runtimes: runtimes::defaults(run_dir),
             cgroup: CgroupConfig::defaults(),
+            apparmor: AppArmorConfig::defaults(),
             monitor: MonitorConfig::defaults(),
             mounts: MountsConfig::defaults(),
             network: NetworkConfig::defaults(root),
@@ -109,6 +111,7 @@ fn apply(config: &mut Config, mut reader: Reader<'_>) {
     reader.number("abandoned_after_seconds", 1..=86_400, &mut config.abandoned_after_seconds);
     runtimes::read(&mut reader, &mut config.runtimes, &run_dir);
     reader.section("cgroup", |reader| config.cgroup.read(reader));
+    reader.section("apparmor", |reader| config.apparmor.read(reader));
     reader.section("monitor", |reader| config.monitor.read(reader));
     reader.section("mounts", |reader| config.mounts.read(reader));
     reader.section("network", |reader| config.network.read(reader));

@@ -4,6 +4,7 @@
 //! at once, each with its file and key. Everything that two daemons on one machine would share is a key here. Each section has
 //! a file of its own, which holds its keys, their defaults, how they are read and how they are shown.
 
+mod apparmor;
 mod cgroup;
 mod endpoints;
 mod images;
@@ -24,6 +25,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+pub use apparmor::AppArmorConfig;
 pub use cgroup::CgroupConfig;
 pub use endpoints::{MetricsConfig, NriConfig, StreamingConfig};
 pub use images::{ImagesConfig, Inflate};
@@ -59,6 +61,8 @@ pub struct Config {
     pub runtimes: Runtimes,
     /// Every container's cgroup.
     pub cgroup: CgroupConfig,
+    /// AppArmor.
+    pub apparmor: AppArmorConfig,
     /// The monitors.
     pub monitor: MonitorConfig,
     /// What containers see besides what their pods ask for.

@@ -11,6 +11,7 @@ pub fn render(config: &Config) -> String {
     page.top(config);
     runtimes::render(&config.runtimes, &mut page);
     config.cgroup.render(&mut page);
+    config.apparmor.render(&mut page);
     config.monitor.render(&mut page);
     config.mounts.render(&mut page);
     config.network.render(&mut page);

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Service;
 use crate::api;
+use crate::apparmor::{AppArmorFacts, DefaultProfile, OWN_PROFILE};
 use crate::cgroup::Driver;
 
 /// The name by which the kubelet shows the runtime (`podd://0.1.0`).
@@ -71,9 +72,25 @@ impl Service {
             ("config".to_owned(), json!(self.pods.config()).to_string()),
             ("objects".to_owned(), counts.to_string()),
             ("confinement".to_owned(), self.pods.confinement().to_string()),
+            ("apparmor".to_owned(), self.apparmor_info().to_string()),
             ("pulls".to_owned(), json!(self.pods.images().pulls()).to_string()),
             ("pullTotals".to_owned(), json!(self.pods.images().pull_totals()).to_string()),
         ])
+    }
+
+    fn apparmor_info(&self) -> Value {
+        match self.pods.apparmor().facts() {
+            AppArmorFacts::Disabled => json!({ "enabled": false }),
+            AppArmorFacts::Enabled { default, .. } => {
+                let (profile, problem) = match default {
+                    DefaultProfile::Unconfined => ("unconfined".to_owned(), None),
+                    DefaultProfile::Loaded(name) => (name, None),
+                    DefaultProfile::Missing(name) => (name, Some("it is not loaded".to_owned())),
+                    DefaultProfile::Failed(why) => (OWN_PROFILE.to_owned(), Some(why)),
+                };
+                json!({ "enabled": true, "defaultProfile": profile, "problem": problem })
+            }
+        }
     }
 }
 

@@ -91,8 +91,6 @@ impl Pods {
     pub fn confinement(&self) -> serde_json::Value {
         serde_json::json!({
             "selinux": self.confinement.selinux.categories().is_some(),
-            "apparmor": self.host.apparmor,
-            "apparmorDefault": self.host.apparmor_default,
             "capabilities": self.confinement.capabilities.iter().map(ToString::to_string).collect::<Vec<_>>(),
         })
     }

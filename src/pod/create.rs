@@ -22,6 +22,7 @@ use super::state::{ContainerState, now};
 use super::volumes::{self, ImageVolume};
 use super::{Pods, signal};
 use crate::api::{self, ContainerConfig, NamespaceMode};
+use crate::apparmor::AppArmorFacts;
 use crate::cgroup;
 use crate::id::ContainerId;
 use crate::image::rootfs::RootFs;
@@ -32,7 +33,7 @@ use crate::runtime::Runtime;
 use crate::selinux::Labels;
 use crate::spec::observe;
 use crate::spec::user::{self, ResolvedUser, UserError, UserRequest};
-use crate::spec::{self, Namespaces, PodFiles, SpecError, SpecInput};
+use crate::spec::{self, HostFacts, Namespaces, PodFiles, SpecError, SpecInput};
 
 /// The largest `/etc/passwd` or `/etc/group` of an image that is read, in bytes.
 const USER_FILE_MAX: u64 = 4 << 20;
@@ -232,7 +233,7 @@ impl Pods {
             let stage = Stage::begin("making the log directory", &directory.display());
             stage.check(fs::create_dir_all(directory))?;
         }
-        let spec = self.spec(pod, draft)?;
+        let spec = self.spec(pod, draft, self.apparmor.prepare().await)?;
         self.label_volumes(pod, facts, &draft.labels).await?;
         let stage = Stage::begin("writing the runtime's configuration", &facts.name);
         let written = serde_json::to_vec(&spec).map_err(Cause::from);
@@ -250,14 +251,19 @@ impl Pods {
         Ok(created)
     }
 
-    fn spec(&self, pod: &Pod, draft: &Draft<'_>) -> Result<oci_spec::runtime::Spec, PodError> {
+    fn spec(
+        &self,
+        pod: &Pod,
+        draft: &Draft<'_>,
+        apparmor: AppArmorFacts,
+    ) -> Result<oci_spec::runtime::Spec, PodError> {
         let (facts, paths) = (&draft.facts, self.paths.pod(&pod.facts.id));
         let (mounts, default_mounts) = (self.mount_sources(draft)?, self.default_mounts()?);
         let devices = devices(&facts.config)?;
         let rootfs = self.paths.rootfs();
         let shm = if pod.facts.host_ipc() { PathBuf::from("/dev/shm") } else { paths.shm.clone() };
         let (resolv_conf, hostname_file) = (paths.resolv_conf(), paths.hostname());
-        let mut host = self.host.clone();
+        let mut host = HostFacts { apparmor, ..self.host.clone() };
         if facts.config.linux.as_ref().and_then(|l| l.security_context.as_ref()).is_some_and(|c| c.privileged)
         {
             let stage = Stage::begin("listing the host's devices", &facts.name);

@@ -52,6 +52,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, OnceCell};
 
+use crate::apparmor::AppArmor;
 use crate::cgroup::{CgroupPath, Cgroups, Driver};
 use crate::config::Config;
 use crate::id::{ContainerId, PodId};
@@ -90,6 +91,7 @@ pub struct Pods {
     /// All monitors' cgroup, if they are not to stay in the daemon's.
     monitor_cgroup: Option<CgroupPath>,
     host: HostFacts,
+    apparmor: AppArmor,
     boot_id: BootId,
     monitor: PathBuf,
     index: Index,
@@ -136,6 +138,7 @@ impl Pods {
             user_namespaces: OnceCell::new(),
             // Device nodes come and go: they are looked for when a container needs them.
             host: HostFacts { devices: Vec::new(), ..host },
+            apparmor: AppArmor::open(&config.apparmor).await,
             cgroups,
             driver,
             monitor_cgroup,
@@ -186,6 +189,11 @@ impl Pods {
     /// The cgroup driver in force.
     pub fn cgroup_driver(&self) -> Driver {
         self.driver
+    }
+
+    /// The node's AppArmor.
+    pub fn apparmor(&self) -> &AppArmor {
+        &self.apparmor
     }
 
     /// The images that containers are made from.

@@ -5,11 +5,11 @@
 //! answer can be reproduced from its input. Each file here holds the rules of one part of the document:
 //!
 //! ```text
-//! process.rs    args, env, cwd, user, oom_score_adj      security.rs   capabilities, AppArmor
+//! process.rs    args, env, cwd, user, oom_score_adj      security.rs   capabilities
 //! mounts.rs     default and CRI mounts, their order      seccomp/      filters of system calls, profiles
 //! linux.rs      namespaces, devices, masks               resources.rs  cpu, memory, hugepages, unified
-//! user.rs       who runs it: CRI, image, passwd, group annotations.rs which annotations are heard
-//! userns.rs     user namespaces, owners of volumes
+//! user.rs       who runs it: CRI, image, passwd, group   annotations.rs which annotations are heard
+//! userns.rs     user namespaces, owners of volumes       apparmor.rs   the profile
 //! ```
 //!
 //! Invariants: nothing of oci-spec's own defaults gets into the document; a field that cannot be honoured is an error and
@@ -28,6 +28,7 @@ use crate::runtime::Features;
 use crate::selinux::Labels;
 
 pub mod annotations;
+mod apparmor;
 mod linux;
 mod mounts;
 pub mod observe;

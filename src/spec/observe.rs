@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxDeviceType;
 
+use crate::apparmor::AppArmorFacts;
 use crate::cgroup::CgroupMode;
 
 /// Directories of `/dev` that a container has of its own; their nodes are not the host's to give.
@@ -37,10 +38,8 @@ pub struct HostFacts {
     pub hugepage_sizes: Vec<String>,
     /// The device nodes of the host, for privileged containers.
     pub devices: Vec<HostDevice>,
-    /// Whether AppArmor is enabled.
-    pub apparmor: bool,
-    /// The loaded profile for containers that ask for the default one.
-    pub apparmor_default: Option<String>,
+    /// What is loaded of AppArmor's profiles.
+    pub apparmor: AppArmorFacts,
     /// Whether SELinux is enabled.
     pub selinux: bool,
     /// The kernel's version, its first two numbers.
@@ -69,7 +68,8 @@ pub struct HostDevice {
 }
 
 impl HostFacts {
-    /// Looks at this host. Device nodes come and go: look again for each privileged container.
+    /// Looks at this host. Device nodes come and go: look again for each privileged container. So do AppArmor's profiles:
+    /// [`AppArmor::prepare`](crate::apparmor::AppArmor::prepare) tells of them for each container.
     pub fn observe(cgroup: CgroupMode) -> io::Result<Self> {
         let status = fs::read_to_string("/proc/self/status")?;
         let bounding = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
@@ -86,9 +86,7 @@ impl HostFacts {
             swap_limit: swap_limit(cgroup),
             hugepage_sizes: hugepage_sizes(cgroup),
             devices: host_devices()?,
-            apparmor: fs::read("/sys/module/apparmor/parameters/enabled")
-                .is_ok_and(|text| text.starts_with(b"Y")),
-            apparmor_default: None,
+            apparmor: AppArmorFacts::Disabled,
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
             kernel: kernel_version(&rustix::system::uname().release().to_string_lossy()),
         })

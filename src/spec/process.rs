@@ -29,7 +29,7 @@ pub(super) fn build(input: &SpecInput<'_>, privileged: bool) -> Result<Process, 
         .set_capabilities(Some(super::security::capabilities(input, privileged)?))
         .set_rlimits(None)
         .set_no_new_privileges(Some(context(input).no_new_privs))
-        .set_apparmor_profile(super::security::apparmor(input, privileged)?)
+        .set_apparmor_profile(super::apparmor::profile(input, privileged)?)
         .set_oom_score_adj(Some(oom_score_adj(input)?))
         .set_selinux_label(input.labels.process.clone());
     Ok(process)

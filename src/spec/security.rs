@@ -1,4 +1,4 @@
-//! Capabilities and AppArmor of a process.
+//! Capabilities of a process.
 //!
 //! Capabilities are those asked for, cut to the daemon's own bounding set: a node inside a container has fewer than the
 //! kernel knows, and what the daemon lacks nobody below it can have.
@@ -6,7 +6,7 @@
 use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities};
 
 use super::{SpecError, SpecInput, security};
-use crate::api::{self, security_profile::ProfileType};
+use crate::api;
 
 /// The kernel's capabilities by number.
 const ALL: [Capability; 41] = [
@@ -155,42 +155,4 @@ fn parse(field: &str, names: &[String]) -> Result<Vec<Named>, SpecError> {
         }
     };
     names.iter().map(one).collect()
-}
-
-/// The AppArmor profile to run under. On a host without AppArmor, or without a loaded default profile, the default is none.
-pub(super) fn apparmor(input: &SpecInput<'_>, privileged: bool) -> Result<Option<String>, SpecError> {
-    let context = security(input);
-    let profile = match (&context.apparmor, deprecated_apparmor(context)) {
-        (Some(profile), _) => profile.clone(),
-        (None, "" | "runtime/default") => profile(ProfileType::RuntimeDefault, ""),
-        (None, "unconfined") => profile(ProfileType::Unconfined, ""),
-        (None, name) => profile(ProfileType::Localhost, name),
-    };
-    let field = "linux.security_context.apparmor";
-    match profile.profile_type() {
-        ProfileType::Unconfined => Ok(None),
-        ProfileType::RuntimeDefault if privileged => Ok(None),
-        ProfileType::RuntimeDefault => {
-            Ok(input.host.apparmor_default.clone().filter(|_| input.host.apparmor))
-        }
-        ProfileType::Localhost if !input.host.apparmor => {
-            Err(SpecError::unsupported(field, "AppArmor is not enabled on this host"))
-        }
-        ProfileType::Localhost => {
-            let name = profile.localhost_ref.strip_prefix("localhost/").unwrap_or(&profile.localhost_ref);
-            match name {
-                "" => Err(SpecError::invalid(format!("{field}.localhost_ref"), "a profile's name is needed")),
-                name => Ok(Some(name.to_owned())),
-            }
-        }
-    }
-}
-
-#[allow(deprecated)]
-fn deprecated_apparmor(context: &api::LinuxContainerSecurityContext) -> &str {
-    &context.apparmor_profile
-}
-
-fn profile(kind: ProfileType, localhost_ref: &str) -> api::SecurityProfile {
-    api::SecurityProfile { profile_type: kind.into(), localhost_ref: localhost_ref.to_owned() }
 }

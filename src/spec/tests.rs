@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api;
+use crate::apparmor::AppArmorFacts;
 use crate::cgroup::CgroupMode;
 use crate::config::SeccompConfig;
 
@@ -161,8 +162,7 @@ fn host() -> HostFacts {
         swap_limit: true,
         hugepage_sizes: vec!["2MB".into()],
         devices: vec![null],
-        apparmor: false,
-        apparmor_default: None,
+        apparmor: AppArmorFacts::Disabled,
         selinux: false,
         kernel: (6, 1),
     }

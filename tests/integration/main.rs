@@ -2,7 +2,8 @@
 //!
 //! `common` holds the node under test, the images and the registries; every other module is one topic. A test that
 //! proves a numbered behaviour names it in its documentation (B1, B2 ...). The OCI runtime is the one that
-//! `PODD_TEST_RUNTIME` names (crun or runc); root is needed. `tests/run.sh` brings what is needed and runs all of it.
+//! `PODD_TEST_RUNTIME` names (crun or runc); root is needed. `tests/run.sh` brings what is needed and runs all of it, and
+//! `apparmor` on a node that it makes for that.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -11,6 +12,7 @@
     unreachable_pub
 )]
 
+mod apparmor;
 mod common;
 mod config_cli;
 mod containers;

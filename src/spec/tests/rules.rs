@@ -1,6 +1,7 @@
 //! One rule each.
 
 use super::*;
+use crate::apparmor::DefaultProfile;
 
 fn at(document: &Value, pointer: &str) -> Value {
     document.pointer(pointer).cloned().unwrap_or(Value::Null)
@@ -296,7 +297,7 @@ fn profiles_follow_what_the_host_has() {
     let mut case = with_context(&json!({
         "apparmor": {"profile_type": 2, "localhost_ref": "localhost/mine"},
     }));
-    case.host.apparmor = true;
+    case.host.apparmor = apparmor(DefaultProfile::Unconfined);
     let document = case.json();
     assert_eq!(at(&document, "/process/apparmorProfile"), json!("mine"));
     assert_eq!(at(&document, "/process/selinuxLabel"), Value::Null, "SELinux is off");
@@ -305,11 +306,47 @@ fn profiles_follow_what_the_host_has() {
     let document = case.json();
     assert_eq!(at(&document, "/process/selinuxLabel"), json!(process));
     assert_eq!(at(&document, "/linux/mountLabel"), json!(mount));
-    let mut unset = Case::new(json!({}));
-    unset.host.apparmor = true;
-    assert_eq!(at(&unset.json(), "/process/apparmorProfile"), Value::Null);
-    unset.host.apparmor_default = Some("podd-default".into());
-    assert_eq!(at(&unset.json(), "/process/apparmorProfile"), json!("podd-default"));
+}
+
+fn apparmor(default: DefaultProfile) -> AppArmorFacts {
+    AppArmorFacts::Enabled { default, loaded: ["mine".to_owned()].into() }
+}
+
+#[test]
+fn the_default_apparmor_profile_is_for_who_asks_for_it_and_for_who_asks_for_nothing() {
+    let loaded = || DefaultProfile::Loaded("podd-default".into());
+    let failed = || DefaultProfile::Failed("no parser".into());
+    let missing = || DefaultProfile::Missing("ours".into());
+    let profile = |context: Value, default: DefaultProfile| {
+        let mut case = with_context(&context);
+        case.host.apparmor = apparmor(default);
+        at(&case.json(), "/process/apparmorProfile")
+    };
+    let default = || json!({"apparmor": {"profile_type": 0}});
+    for asked in [json!({}), default(), json!({"apparmor_profile": "runtime/default"})] {
+        assert_eq!(profile(asked.clone(), loaded()), json!("podd-default"), "{asked}");
+        assert_eq!(profile(asked, DefaultProfile::Unconfined), Value::Null);
+    }
+    assert_eq!(profile(json!({"apparmor_profile": "localhost/mine"}), loaded()), json!("mine"));
+    for asked in [json!({"apparmor": {"profile_type": 1}}), json!({"apparmor_profile": "unconfined"})] {
+        assert_eq!(profile(asked.clone(), loaded()), Value::Null, "{asked}");
+    }
+    assert_eq!(profile(json!({}), failed()), Value::Null, "as on a node without AppArmor");
+    let refusal = |context: Value, default: DefaultProfile| {
+        let mut case = with_context(&context);
+        case.host.apparmor = apparmor(default);
+        case.refusal()
+    };
+    let field = "linux.security_context.apparmor";
+    for (context, default, wanted) in [
+        (default(), failed(), "no parser"),
+        (default(), missing(), "\"ours\""),
+        (json!({}), missing(), "\"ours\""),
+        (json!({"apparmor": {"profile_type": 2, "localhost_ref": "x"}}), loaded(), "\"x\" is not loaded"),
+    ] {
+        let text = refusal(context, default);
+        assert!(text.starts_with(field) && text.contains(wanted), "{text:?}");
+    }
 }
 
 #[test]

@@ -78,6 +78,7 @@
 //! both. Monitors are found by their lock files and connected to again; exits that nobody heard of are in their files.
 
 pub mod api;
+pub mod cdi;
 pub mod cgroup;
 pub mod config;
 pub mod cri;
@@ -90,3 +91,4 @@ pub mod record;
 pub mod runtime;
 pub mod spec;
 pub mod sys;
+pub mod yaml;

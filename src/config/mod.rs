@@ -4,6 +4,7 @@
 //! at once, each with its file and key. Everything that two daemons on one machine would share is a key here. Each section has
 //! a file of its own, which holds its keys, their defaults, how they are read and how they are shown.
 
+mod cdi;
 mod endpoints;
 mod images;
 mod load;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+pub use cdi::CdiConfig;
 pub use endpoints::{MetricsConfig, NriConfig, StreamingConfig};
 pub use images::{ImagesConfig, Inflate};
 pub use load::{ConfigError, DEFAULT_FILE, DEFAULT_POLICY, load};
@@ -47,6 +49,8 @@ pub struct Config {
     pub abandoned_after_seconds: u64,
     /// OCI runtimes by the name of their RuntimeClass handler.
     pub runtimes: Runtimes,
+    /// Devices of the Container Device Interface.
+    pub cdi: CdiConfig,
     /// The monitors.
     pub monitor: MonitorConfig,
     /// The pod network.

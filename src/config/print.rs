@@ -10,6 +10,7 @@ pub fn render(config: &Config) -> String {
     let mut page = Page(String::new());
     page.top(config);
     runtimes::render(&config.runtimes, &mut page);
+    config.cdi.render(&mut page);
     config.monitor.render(&mut page);
     config.network.render(&mut page);
     config.images.render(&mut page);

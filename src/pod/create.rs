@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use podd_monitor::protocol::{Overlay, Settings};
 
+use super::adjust;
 use super::background::Unwanted;
 use super::bundle::Bundle;
 use super::container::{
@@ -220,7 +221,8 @@ impl Pods {
             let stage = Stage::begin("making the log directory", &directory.display());
             stage.check(fs::create_dir_all(directory))?;
         }
-        let spec = self.spec(pod, draft)?;
+        let mut spec = self.spec(pod, draft)?;
+        adjust::edits(&self.config, &facts.config)?.apply(&mut spec);
         let stage = Stage::begin("writing the runtime's configuration", &facts.name);
         let written = serde_json::to_vec(&spec).map_err(Cause::from);
         stage.check(written.and_then(|text| Ok(fs::write(paths.spec(), text)?)))?;

@@ -8,12 +8,14 @@
 //! ```text
 //!   run.rs create.rs start.rs stop.rs remove.rs exec.rs     one file per transition
 //!   resources.rs pause.rs                                   what a pod has of the node, made and undone
+//!   adjust.rs                                               what CDI devices change in a container's document
 //!   bundle.rs signal.rs                                     what a monitor is told; stop signals by all their names
 //!   names.rs index.rs                                       single flight by name, lookup by ID and prefix
 //!   sandbox.rs container.rs state.rs paths.rs               the objects, their records, their states
 //!   watch.rs background.rs recovery/                        exits, what is tried again, what a restart finds
 //! ```
 
+mod adjust;
 mod background;
 mod bundle;
 mod container;

@@ -9,6 +9,7 @@
 //! mounts.rs     default and CRI mounts, their order      seccomp.rs    the RuntimeDefault filter
 //! linux.rs      namespaces, devices, masks               resources.rs  cpu, memory, hugepages, unified
 //! user.rs       who runs it: CRI, image, passwd, group annotations.rs which annotations are heard
+//! adjust.rs     changes to the finished document
 //! ```
 //!
 //! Invariants: nothing of oci-spec's own defaults gets into the document; a field that cannot be honoured is an error and
@@ -23,6 +24,7 @@ use oci_spec::runtime::{Root, Spec};
 use crate::api;
 use crate::id::PodId;
 
+pub mod adjust;
 pub mod annotations;
 mod linux;
 mod mounts;
@@ -169,9 +171,6 @@ fn privileged(input: &SpecInput<'_>) -> Result<bool, SpecError> {
 }
 
 fn refuse_unsupported(input: &SpecInput<'_>) -> Result<(), SpecError> {
-    if !input.config.cdi_devices.is_empty() {
-        return Err(SpecError::unsupported("CDI_devices", "container device interface specs are not read"));
-    }
     let options = security(input).namespace_options.as_ref();
     let userns = options.and_then(|options| options.userns_options.as_ref());
     if userns.is_some_and(|userns| userns.mode() != api::NamespaceMode::Node) {

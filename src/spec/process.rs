@@ -122,7 +122,7 @@ fn check_environment(env: &[String]) -> Result<(), SpecError> {
     Ok(())
 }
 
-fn set_variable(env: &mut Vec<String>, name: &str, value: &str) {
+pub(super) fn set_variable(env: &mut Vec<String>, name: &str, value: &str) {
     let entry = format!("{name}={value}");
     match position(env, name) {
         Some(index) => env[index] = entry,

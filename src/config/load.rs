@@ -9,8 +9,8 @@ use toml::Table;
 
 use super::read::{Problem, Reader};
 use super::{
-    CdiConfig, CgroupDriver, Config, ImagesConfig, LogLevel, MetricsConfig, MonitorConfig, NetworkConfig,
-    NriConfig, StreamingConfig, runtimes,
+    CdiConfig, CgroupDriver, Config, ContainersConfig, DevicesConfig, ImagesConfig, LogLevel, MetricsConfig,
+    MonitorConfig, NetworkConfig, NriConfig, StreamingConfig, runtimes,
 };
 
 /// The file that is read when `--config` names none; it need not exist.
@@ -83,6 +83,8 @@ impl Config {
             log_level: LogLevel::Info,
             abandoned_after_seconds: 240,
             runtimes: runtimes::defaults(run_dir),
+            containers: ContainersConfig::defaults(),
+            devices: DevicesConfig::defaults(),
             cdi: CdiConfig::defaults(),
             monitor: MonitorConfig::defaults(),
             network: NetworkConfig::defaults(root),
@@ -104,6 +106,8 @@ fn apply(config: &mut Config, mut reader: Reader<'_>) {
     reader.word("log_level", &LEVELS, &mut config.log_level);
     reader.number("abandoned_after_seconds", 1..=86_400, &mut config.abandoned_after_seconds);
     runtimes::read(&mut reader, &mut config.runtimes, &run_dir);
+    reader.section("containers", |reader| config.containers.read(reader));
+    reader.section("devices", |reader| config.devices.read(reader));
     reader.section("cdi", |reader| config.cdi.read(reader));
     reader.section("monitor", |reader| config.monitor.read(reader));
     reader.section("network", |reader| config.network.read(reader));

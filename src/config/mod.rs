@@ -5,6 +5,8 @@
 //! a file of its own, which holds its keys, their defaults, how they are read and how they are shown.
 
 mod cdi;
+mod containers;
+mod devices;
 mod endpoints;
 mod images;
 mod load;
@@ -21,6 +23,8 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 pub use cdi::CdiConfig;
+pub use containers::{ContainersConfig, Ulimit, Variable};
+pub use devices::{DevicesConfig, NamedDevice};
 pub use endpoints::{MetricsConfig, NriConfig, StreamingConfig};
 pub use images::{ImagesConfig, Inflate};
 pub use load::{ConfigError, DEFAULT_FILE, DEFAULT_POLICY, load};
@@ -28,7 +32,7 @@ pub use monitor::MonitorConfig;
 pub use network::NetworkConfig;
 pub use print::render;
 pub use read::Problem;
-pub use runtimes::{RuntimeConfig, Runtimes};
+pub use runtimes::{RuntimeConfig, RuntimeKind, Runtimes};
 
 /// The effective configuration.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -49,6 +53,10 @@ pub struct Config {
     pub abandoned_after_seconds: u64,
     /// OCI runtimes by the name of their RuntimeClass handler.
     pub runtimes: Runtimes,
+    /// What every container gets that does not say otherwise.
+    pub containers: ContainersConfig,
+    /// Device nodes that the operator gives, or lets pods ask for.
+    pub devices: DevicesConfig,
     /// Devices of the Container Device Interface.
     pub cdi: CdiConfig,
     /// The monitors.

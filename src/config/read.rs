@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use toml::{Table, Value};
 
@@ -81,6 +82,39 @@ impl<'a> Reader<'a> {
     pub(super) fn strings(&mut self, key: &'static str, target: &mut Vec<String>) {
         if let Some(texts) = self.list(key) {
             *target = texts;
+        }
+    }
+
+    /// A list of texts, each of which stands for a value.
+    pub(super) fn parsed<T: FromStr<Err = String>>(&mut self, key: &'static str, target: &mut Vec<T>) {
+        let Some(texts) = self.list(key) else { return };
+        target.clear();
+        for text in texts {
+            match text.parse() {
+                Ok(value) => target.push(value),
+                Err(why) => self.problem(key, why),
+            }
+        }
+    }
+
+    /// Yes or no.
+    pub(super) fn flag(&mut self, key: &'static str, target: &mut bool) {
+        match self.take(key) {
+            None => {}
+            Some(Value::Boolean(value)) => *target = value,
+            Some(other) => self.problem(key, format!("{other} is neither true nor false")),
+        }
+    }
+
+    /// Texts by names that are free, as an inline table.
+    pub(super) fn map(&mut self, key: &'static str, target: &mut BTreeMap<String, String>) {
+        let Some(table) = self.table(key) else { return };
+        target.clear();
+        for (name, value) in table {
+            match value {
+                Value::String(text) => drop(target.insert(name, text)),
+                other => self.problem(&format!("{key}.{name}"), format!("{other} is not a text in quotes")),
+            }
         }
     }
 

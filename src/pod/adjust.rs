@@ -1,15 +1,64 @@
-//! What is changed in a container's finished document: its CDI devices.
+//! What a container's document is made of besides the requests: its handler's settings, and changes to the finished document.
+
+use std::collections::BTreeMap;
 
 use super::error::{PodError, chain};
-use crate::api::ContainerConfig;
+use super::{OpenError, Pods};
+use crate::api::{ContainerConfig, PodSandboxConfig};
 use crate::cdi::{self, DeviceName};
-use crate::config::Config;
+use crate::config::{Config, RuntimeConfig};
 use crate::spec::adjust::Edits;
+use crate::spec::{self, Base};
 
 /// The CRI's field for devices of the Container Device Interface.
 const CDI_FIELD: &str = "config.CDI_devices";
 
-/// All that is to be changed for one container.
+/// What holds for all containers of a handler.
+pub(super) struct Handler<'a> {
+    pub(super) settings: &'a RuntimeConfig,
+    pub(super) base: &'a Base,
+}
+
+impl Pods {
+    /// The handler by its name.
+    pub(super) fn handler(&self, name: &str) -> Result<Handler<'_>, PodError> {
+        match (self.config.runtimes.get(name), self.bases.get(name)) {
+            (Some(settings), Some(base)) => Ok(Handler { settings, base }),
+            (None, _) | (_, None) => Err(self.unknown_handler(name)),
+        }
+    }
+}
+
+/// What the documents of each handler start from; read once, so that a mistake is known at the start.
+pub(super) fn bases(config: &Config) -> Result<BTreeMap<String, Base>, OpenError> {
+    let mut bases = BTreeMap::new();
+    for (name, handler) in &config.runtimes {
+        let base = Base::new(&config.containers, name, &handler.base_spec);
+        let (base, left) = base.map_err(|source| OpenError {
+            operation: format!("prepare the handler {name}"),
+            source: source.into(),
+        })?;
+        if !left.is_empty() {
+            let left = left.join(", ");
+            tracing::info!(handler = name, left, "parts of base_spec that podd itself decides are not taken");
+        }
+        bases.insert(name.clone(), base);
+    }
+    Ok(bases)
+}
+
+/// The annotations that are obeyed and handed on: the handler's own, under those that it allows clients.
+pub(super) fn annotations(
+    handler: &RuntimeConfig,
+    pod: &PodSandboxConfig,
+    container: &ContainerConfig,
+) -> BTreeMap<String, String> {
+    let mut annotations = handler.default_annotations.clone();
+    annotations.extend(spec::annotations::allowed(pod, container, &handler.allowed_annotations));
+    annotations
+}
+
+/// All that is to be changed in the finished document of one container.
 pub(super) fn edits(config: &Config, container: &ContainerConfig) -> Result<Edits, PodError> {
     let names = cdi_devices(container)?;
     cdi::edits(&config.cdi.spec_dirs, &names).map_err(|error| PodError::invalid(CDI_FIELD, chain(&error)))

@@ -1,18 +1,18 @@
 //! CreateContainer: from the request to an init that waits for its start.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use podd_monitor::protocol::{Overlay, Settings};
 
-use super::adjust;
+use super::adjust::{self, Handler};
 use super::background::Unwanted;
 use super::bundle::Bundle;
 use super::container::{
     Container, ContainerFacts, ContainerName, ContainerRecord, ContainerRequest, ContainerStage,
 };
+use super::devices;
 use super::error::{Cause, PodError, Stage, chain};
 use super::names::Claim;
 use super::pause::pid_mode;
@@ -240,7 +240,6 @@ impl Pods {
     fn spec(&self, pod: &Pod, draft: &Draft<'_>) -> Result<oci_spec::runtime::Spec, PodError> {
         let (facts, paths) = (&draft.facts, self.paths.pod(&pod.facts.id));
         let mounts = mount_sources(&facts.config)?;
-        let devices = devices(&facts.config)?;
         let rootfs = self.paths.rootfs();
         let shm = if pod.facts.host_ipc() { PathBuf::from("/dev/shm") } else { paths.shm.clone() };
         let (resolv_conf, hostname_file) = (paths.resolv_conf(), paths.hostname());
@@ -250,9 +249,9 @@ impl Pods {
             let stage = Stage::begin("listing the host's devices", &facts.name);
             host.devices = stage.check(observe::host_devices())?;
         }
-        let handler = self.config.runtimes.get(&facts.runtime);
-        let allowed = handler.map(|handler| handler.allowed_annotations.as_slice()).unwrap_or_default();
-        let annotations = spec::annotations::allowed(&pod.facts.config, &facts.config, allowed);
+        let Handler { settings, base } = self.handler(&facts.runtime)?;
+        let annotations = adjust::annotations(settings, &pod.facts.config, &facts.config);
+        let devices = devices::of(&self.config.devices, &facts.config, &annotations, &draft.user)?;
         let input = SpecInput {
             config: &facts.config,
             pod: &pod.facts.config,
@@ -271,6 +270,8 @@ impl Pods {
             mounts: &mounts,
             devices: &devices,
             annotations: &annotations,
+            base,
+            privileged_devices: devices::of_privileged(settings),
             host: &host,
         };
         spec::build(&input).map_err(|error| match &error {
@@ -346,20 +347,4 @@ fn mount_sources(config: &ContainerConfig) -> Result<Vec<spec::MountSource>, Pod
             .map_err(|e| PodError::invalid(field, format!("{}: {e}", mount.host_path)))
     };
     config.mounts.iter().enumerate().map(source).collect()
-}
-
-fn devices(config: &ContainerConfig) -> Result<Vec<spec::HostDevice>, PodError> {
-    let mut found = BTreeMap::new();
-    for (n, device) in config.devices.iter().enumerate() {
-        let nodes = observe::devices(
-            Path::new(&device.host_path),
-            Path::new(&device.container_path),
-            &device.permissions,
-        );
-        let nodes = nodes.map_err(|e| {
-            PodError::invalid(format!("config.devices[{n}]"), format!("{}: {e}", device.host_path))
-        })?;
-        found.extend(nodes.into_iter().map(|node| (node.path.clone(), node)));
-    }
-    Ok(found.into_values().collect())
 }

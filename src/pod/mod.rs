@@ -8,7 +8,7 @@
 //! ```text
 //!   run.rs create.rs start.rs stop.rs remove.rs exec.rs     one file per transition
 //!   resources.rs pause.rs                                   what a pod has of the node, made and undone
-//!   adjust.rs                                               what CDI devices change in a container's document
+//!   adjust.rs devices.rs                                    what else a container's document is made of
 //!   bundle.rs signal.rs                                     what a monitor is told; stop signals by all their names
 //!   names.rs index.rs                                       single flight by name, lookup by ID and prefix
 //!   sandbox.rs container.rs state.rs paths.rs               the objects, their records, their states
@@ -20,6 +20,7 @@ mod background;
 mod bundle;
 mod container;
 mod create;
+mod devices;
 mod error;
 mod exec;
 mod index;
@@ -52,7 +53,7 @@ use crate::id::{ContainerId, PodId};
 use crate::image::Images;
 use crate::network::Network;
 use crate::runtime::Runtime;
-use crate::spec::HostFacts;
+use crate::spec::{Base, HostFacts};
 use crate::sys;
 use crate::sys::process::BootId;
 use background::Unwanted;
@@ -72,6 +73,8 @@ pub struct Pods {
     images: Images,
     network: Network,
     runtimes: BTreeMap<String, OnceCell<Runtime>>,
+    /// What each handler's documents start from.
+    bases: BTreeMap<String, Base>,
     cgroups: Cgroups,
     /// All monitors' cgroup, if they are not to stay in the daemon's.
     monitor_cgroup: Option<CgroupPath>,
@@ -115,6 +118,7 @@ impl Pods {
             paths,
             images,
             network,
+            bases: adjust::bases(&config)?,
             runtimes: config.runtimes.keys().map(|name| (name.clone(), OnceCell::new())).collect(),
             // Device nodes come and go: they are looked for when a container needs them.
             host: HostFacts { devices: Vec::new(), ..host },
@@ -207,11 +211,15 @@ impl Pods {
     async fn runtime(&self, handler: &str) -> Result<&Runtime, PodError> {
         let name = if handler.is_empty() { &self.config.default_runtime } else { handler };
         let (Some(cell), Some(config)) = (self.runtimes.get(name), self.config.runtimes.get(name)) else {
-            let known = self.runtimes.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            return Err(PodError::UnknownHandler { name: name.to_owned(), known });
+            return Err(self.unknown_handler(name));
         };
         let stage = Stage::begin("asking the runtime for its version", &name);
         stage.check(cell.get_or_try_init(|| Runtime::probe(name, config, false)).await)
+    }
+
+    fn unknown_handler(&self, name: &str) -> PodError {
+        let known = self.runtimes.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        PodError::UnknownHandler { name: name.to_owned(), known }
     }
 }
 

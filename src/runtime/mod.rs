@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::config::RuntimeConfig;
+use crate::config::{RuntimeConfig, RuntimeKind};
 
 mod command;
 mod exec;
@@ -49,6 +49,8 @@ pub struct Runtime {
     name: String,
     path: PathBuf,
     root: PathBuf,
+    args: Vec<String>,
+    create_timeout: Duration,
     kind: Kind,
     version: String,
     systemd_cgroup: bool,
@@ -146,6 +148,8 @@ impl Runtime {
             name: name.to_owned(),
             path: config.path.clone(),
             root: config.root.clone(),
+            args: config.args.clone(),
+            create_timeout: Duration::from_secs(config.create_timeout_seconds),
             kind: Kind::Other,
             version: String::new(),
             systemd_cgroup,
@@ -153,10 +157,16 @@ impl Runtime {
         let answer = runtime.ask_version().await?;
         let answer = String::from_utf8_lossy(&answer);
         let mut words = answer.split_whitespace();
-        runtime.kind = match words.next() {
-            Some("crun") => Kind::Crun,
-            Some("runc") => Kind::Runc,
-            _ => Kind::Other,
+        let called = words.next();
+        runtime.kind = match config.kind {
+            RuntimeKind::Auto => match called {
+                Some("crun") => Kind::Crun,
+                Some("runc") => Kind::Runc,
+                _ => Kind::Other,
+            },
+            RuntimeKind::Crun => Kind::Crun,
+            RuntimeKind::Runc => Kind::Runc,
+            RuntimeKind::Other => Kind::Other,
         };
         runtime.version = words.nth(1).unwrap_or("unknown").to_owned();
         Ok(runtime)
@@ -170,6 +180,11 @@ impl Runtime {
     /// Whose command line it is.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// The longest that its create may take.
+    pub fn create_timeout(&self) -> Duration {
+        self.create_timeout
     }
 
     /// The version that it told.
@@ -246,6 +261,7 @@ impl Runtime {
         if self.systemd_cgroup {
             argv.push("--systemd-cgroup".into());
         }
+        argv.extend(self.args.iter().map(Into::into));
         argv
     }
 

@@ -9,7 +9,7 @@
 //! mounts.rs     default and CRI mounts, their order      seccomp.rs    the RuntimeDefault filter
 //! linux.rs      namespaces, devices, masks               resources.rs  cpu, memory, hugepages, unified
 //! user.rs       who runs it: CRI, image, passwd, group annotations.rs which annotations are heard
-//! adjust.rs     changes to the finished document
+//! adjust.rs     changes to the finished document       base.rs      what the operator has each document start from
 //! ```
 //!
 //! Invariants: nothing of oci-spec's own defaults gets into the document; a field that cannot be honoured is an error and
@@ -26,6 +26,7 @@ use crate::id::PodId;
 
 pub mod adjust;
 pub mod annotations;
+pub mod base;
 mod linux;
 mod mounts;
 pub mod observe;
@@ -38,6 +39,7 @@ mod security;
 mod tests;
 pub mod user;
 
+pub use base::Base;
 pub use observe::{HostDevice, HostFacts, MountSource, SourcePropagation};
 pub use process::exec_process;
 pub use resources::linux_resources;
@@ -75,8 +77,24 @@ pub struct SpecInput<'a> {
     pub devices: &'a [HostDevice],
     /// The client's annotations that the operator allows, from [`annotations::allowed`].
     pub annotations: &'a BTreeMap<String, String>,
+    /// What holds where neither the client nor the image says otherwise.
+    pub base: &'a Base,
+    /// What the handler gives privileged containers of the host's devices.
+    pub privileged_devices: PrivilegedDevices,
     /// What is known of the host.
     pub host: &'a HostFacts,
+}
+
+/// What a privileged container gets of the host's devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PrivilegedDevices {
+    /// All of them.
+    #[default]
+    All,
+    /// Only those that are asked for; it may use others once it has made nodes for them.
+    Allowed,
+    /// Only those that are asked for.
+    Asked,
 }
 
 /// Namespaces to join, by the path that pins them; `None` is the host's own.
@@ -149,6 +167,7 @@ pub fn build(input: &SpecInput<'_>) -> Result<Spec, SpecError> {
         .set_mounts(Some(mounts))
         .set_linux(Some(linux::build(input, privileged, propagation)?))
         .set_annotations(Some(annotations::build(input)));
+    input.base.complete(&mut spec)?;
     Ok(spec)
 }
 

@@ -12,6 +12,7 @@ use super::*;
 use crate::api;
 use crate::cgroup::CgroupMode;
 
+mod base;
 mod properties;
 mod real;
 mod rules;
@@ -30,6 +31,8 @@ struct Case {
     mounts: Vec<MountSource>,
     devices: Vec<HostDevice>,
     annotations: BTreeMap<String, String>,
+    base: Base,
+    privileged_devices: PrivilegedDevices,
     host: HostFacts,
 }
 
@@ -56,6 +59,8 @@ impl Case {
             mounts: Vec::new(),
             devices: Vec::new(),
             annotations: BTreeMap::new(),
+            base: Base::default(),
+            privileged_devices: PrivilegedDevices::All,
             host: host(),
         }
     }
@@ -85,6 +90,8 @@ impl Case {
             mounts: &self.mounts,
             devices: &self.devices,
             annotations: &self.annotations,
+            base: &self.base,
+            privileged_devices: self.privileged_devices,
             host: &self.host,
         })
     }

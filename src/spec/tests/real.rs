@@ -67,6 +67,8 @@ impl Running {
             mounts: &case.mounts,
             devices: &case.devices,
             annotations: &case.annotations,
+            base: &case.base,
+            privileged_devices: case.privileged_devices,
             host: &host,
         };
         build(&input).unwrap()

@@ -82,6 +82,7 @@ pub mod cdi;
 pub mod cgroup;
 pub mod config;
 pub mod cri;
+pub mod hooks;
 pub mod id;
 pub mod image;
 pub mod monitor;

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::error::{PodError, chain};
+use oci_spec::runtime::Spec;
+
+use super::error::{PodError, Stage, chain};
 use super::{OpenError, Pods};
 use crate::api::{ContainerConfig, PodSandboxConfig};
 use crate::cdi::{self, DeviceName};
 use crate::config::{Config, RuntimeConfig};
-use crate::spec::adjust::Edits;
+use crate::hooks::{self, Subject};
 use crate::spec::{self, Base};
 
 /// The CRI's field for devices of the Container Device Interface.
@@ -29,8 +31,12 @@ impl Pods {
     }
 }
 
-/// What the documents of each handler start from; read once, so that a mistake is known at the start.
+/// What the documents of each handler start from; read once, so that a mistake, also one in a hook, is known at the start.
 pub(super) fn bases(config: &Config) -> Result<BTreeMap<String, Base>, OpenError> {
+    hooks::check(&config.containers.hooks_dirs).map_err(|source| OpenError {
+        operation: "use the hooks of containers.hooks_dirs".to_owned(),
+        source: source.into(),
+    })?;
     let mut bases = BTreeMap::new();
     for (name, handler) in &config.runtimes {
         let base = Base::new(&config.containers, name, &handler.base_spec);
@@ -58,10 +64,32 @@ pub(super) fn annotations(
     annotations
 }
 
-/// All that is to be changed in the finished document of one container.
-pub(super) fn edits(config: &Config, container: &ContainerConfig) -> Result<Edits, PodError> {
+/// Changes the finished document of a container: its devices of the CDI, then the node's hooks.
+pub(super) fn finish(
+    config: &Config,
+    pod: &PodSandboxConfig,
+    container: &ContainerConfig,
+    spec: &mut Spec,
+) -> Result<(), PodError> {
     let names = cdi_devices(container)?;
-    cdi::edits(&config.cdi.spec_dirs, &names).map_err(|error| PodError::invalid(CDI_FIELD, chain(&error)))
+    let devices = cdi::edits(&config.cdi.spec_dirs, &names);
+    devices.map_err(|error| PodError::invalid(CDI_FIELD, chain(&error)))?.apply(spec);
+    if config.containers.hooks_dirs.is_empty() {
+        return Ok(());
+    }
+    // What a hook obeys its own file says, so all annotations count here.
+    let mut annotations: BTreeMap<_, _> = pod.annotations.clone().into_iter().collect();
+    annotations.extend(container.annotations.clone());
+    let args = spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default();
+    let subject = Subject {
+        annotations: &annotations,
+        command: args.first().map(String::as_str).unwrap_or_default(),
+        has_bind_mounts: !container.mounts.is_empty(),
+    };
+    let name = container.metadata.as_ref().map(|metadata| metadata.name.as_str()).unwrap_or_default();
+    let stage = Stage::begin("choosing the node's hooks", &name);
+    stage.check(hooks::matching(&config.containers.hooks_dirs, &subject))?.apply(spec);
+    Ok(())
 }
 
 /// Those of the field, then those of the container's annotations, which the kubelet writes for device plugins. A pod's

@@ -222,7 +222,7 @@ impl Pods {
             stage.check(fs::create_dir_all(directory))?;
         }
         let mut spec = self.spec(pod, draft)?;
-        adjust::edits(&self.config, &facts.config)?.apply(&mut spec);
+        adjust::finish(&self.config, &pod.facts.config, &facts.config, &mut spec)?;
         let stage = Stage::begin("writing the runtime's configuration", &facts.name);
         let written = serde_json::to_vec(&spec).map_err(Cause::from);
         stage.check(written.and_then(|text| Ok(fs::write(paths.spec(), text)?)))?;

@@ -16,6 +16,8 @@ mod config_cli;
 mod containers;
 mod containers_life;
 mod crictl;
+mod devices;
+mod handlers;
 mod images;
 mod images_adopt;
 mod images_archive;

@@ -30,13 +30,13 @@ pub(crate) fn own_handler(settings: &str) -> String {
     format!("runtimes.own = {{ path = {:?}, {settings} }}\n", program(&oci_runtime()))
 }
 
-/// A script that calls a real runtime, and notes its arguments.
+/// A script that notes its arguments, and calls a real runtime with those but `--mark`.
 fn wrapper(dir: &Path, name: &str, before: &str) -> PathBuf {
     let path = dir.join(name);
     let real = program(&oci_runtime());
     let log = dir.join(format!("{name}.log"));
     let text = format!(
-        "#!/bin/sh\n[ \"$1\" = --version ] && {{ echo {name} 9.9; exit; }}\necho \"$@\" >>{}\n{before}\nexec {} \"$@\"\n",
+        "#!/bin/sh\n[ \"$1\" = --version ] && {{ echo {name} 9.9; exit; }}\necho \"$@\" >>{}\n{before}\nfor a; do shift; [ \"$a\" = --mark ] || set -- \"$@\" \"$a\"; done\nexec {} \"$@\"\n",
         log.display(),
         real.display()
     );
@@ -47,14 +47,14 @@ fn wrapper(dir: &Path, name: &str, before: &str) -> PathBuf {
 
 /// A third runtime, if the run of the tests has one: `PODD_TEST_YOUKI`.
 fn youki() -> Option<PathBuf> {
-    std::env::var_os("PODD_TEST_YOUKI").map(PathBuf::from)
+    std::env::var_os("PODD_TEST_YOUKI").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 #[tokio::test]
 async fn runtimes_of_several_kinds_serve_pods_of_one_daemon() {
     let dir = directory();
     let wrapped = wrapper(dir.path(), "wrapped", "");
-    let mut settings = format!("runtimes.wrapped = {{ path = {wrapped:?}, args = [\"--debug\"] }}\n");
+    let mut settings = format!("runtimes.wrapped = {{ path = {wrapped:?}, args = [\"--mark\"] }}\n");
     let mut handlers = vec!["wrapped".to_owned()];
     for runtime in ["crun", "runc"] {
         let handler = format!("with-{runtime}");
@@ -95,7 +95,7 @@ async fn runtimes_of_several_kinds_serve_pods_of_one_daemon() {
     let calls = fs::read_to_string(dir.path().join("wrapped.log")).unwrap();
     for operation in ["create", "start", "exec", "delete"] {
         let found = calls.lines().any(|call| {
-            call.split_once("--debug").is_some_and(|(_, rest)| rest.split(' ').any(|word| word == operation))
+            call.split_once("--mark").is_some_and(|(_, rest)| rest.split(' ').any(|word| word == operation))
         });
         assert!(found, "{operation} came without the handler's args:\n{calls}");
     }

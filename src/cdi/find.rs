@@ -70,7 +70,7 @@ pub(super) fn find(directories: &[PathBuf]) -> Found {
         let mut here: BTreeMap<DeviceName, Vec<Place>> = BTreeMap::new();
         for (path, form) in found.files(directory) {
             match read(&path, form) {
-                Ok(document) => list(Rc::new(SpecFile { path, document }), &mut here),
+                Ok(document) => list(&Rc::new(SpecFile { path, document }), &mut here),
                 Err(why) => found.broken.push(Broken { path, why }),
             }
         }
@@ -122,9 +122,9 @@ fn read(path: &Path, form: Form) -> Result<Document, BrokenWhy> {
     Ok(document::parse(&bytes, form)?)
 }
 
-fn list(file: Rc<SpecFile>, devices: &mut BTreeMap<DeviceName, Vec<Place>>) {
+fn list(file: &Rc<SpecFile>, devices: &mut BTreeMap<DeviceName, Vec<Place>>) {
     for (device, described) in file.document.devices.iter().enumerate() {
         let name = DeviceName { kind: file.document.kind.clone(), name: described.name.clone() };
-        devices.entry(name).or_default().push(Place { file: Rc::clone(&file), device });
+        devices.entry(name).or_default().push(Place { file: Rc::clone(file), device });
     }
 }

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use oci_spec::runtime::{
-    Hook, Hooks, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxIntelRdt, Mount, Process, Spec,
+    Hook, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxIntelRdt, Mount, Process, Spec,
 };
 
 use super::process::set_variable;
@@ -188,7 +188,7 @@ fn add_mounts(spec: &mut Spec, added: Vec<Mount>) {
 
 #[allow(deprecated, reason = "prestart is deprecated, and in use")]
 fn add_hook(spec: &mut Spec, stage: HookStage, hook: Hook) {
-    let mut hooks = spec.hooks().clone().unwrap_or_else(Hooks::default);
+    let mut hooks = spec.hooks().clone().unwrap_or_default();
     let list = match stage {
         HookStage::Prestart => hooks.prestart_mut(),
         HookStage::CreateRuntime => hooks.create_runtime_mut(),

@@ -6,11 +6,11 @@ use super::*;
 use crate::config::ContainersConfig;
 use crate::spec::base::Base;
 
-fn base(containers: ContainersConfig, document: &Value) -> (Base, Vec<String>) {
+fn base(containers: &ContainersConfig, document: &Value) -> (Base, Vec<String>) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("base.json");
     fs::write(&path, document.to_string()).unwrap();
-    Base::new(&containers, "crun", &path).unwrap()
+    Base::new(containers, "crun", &path).unwrap()
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn a_handlers_document_fills_in_what_nobody_else_says() {
             "seccomp": {"defaultAction": "SCMP_ACT_KILL"},
         },
     });
-    let (base, left) = base(containers, &document);
+    let (base, left) = base(&containers, &document);
     let mut untaken = left;
     untaken.sort();
     let expected = ["hostname", "linux.seccomp", "process.args", "process.cwd", "process.user", "root"];

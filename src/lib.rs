@@ -86,9 +86,11 @@
 
 pub mod api;
 pub mod apparmor;
+pub mod cdi;
 pub mod cgroup;
 pub mod config;
 pub mod cri;
+pub mod hooks;
 pub mod id;
 pub mod image;
 pub mod monitor;
@@ -100,3 +102,4 @@ pub mod selinux;
 pub mod spec;
 pub mod streaming;
 pub mod sys;
+pub mod yaml;

@@ -8,6 +8,7 @@ CACHE=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/podd
 CRI_TOOLS_VERSION=v1.36.0
 GO_WANTED=1.26.2
 CARGO_DENY_VERSION=0.20.2
+YOUKI_VERSION=0.7.0
 export CACHE
 
 # Seconds since the script began, as m:ss.
@@ -215,6 +216,21 @@ need_cargo_deny() {
         rm -rf "$CACHE/build"
     fi
     echo "$root/bin/cargo-deny"
+}
+
+# Prints the path of youki, a third OCI runtime, built by cargo on first use (a minute and a half).
+need_youki() {
+    local root=$CACHE/youki-$YOUKI_VERSION
+    if [ ! -x "$root/bin/youki" ]; then
+        install_packages libseccomp-dev pkg-config >&2
+        echo "building youki $YOUKI_VERSION" >&2
+        # Without debug assertions: with them youki logs to the standard error of the commands that it executes.
+        (cd / && CARGO_TARGET_DIR="$CACHE/build-youki" CARGO_PROFILE_DEV_DEBUG=0 CARGO_PROFILE_DEV_DEBUG_ASSERTIONS=false \
+            quietly cargo install --locked --debug --no-default-features --features v1,v2,seccomp \
+            --version "$YOUKI_VERSION" --root "$root" youki) >&2 || return 1
+        rm -rf "$CACHE/build-youki"
+    fi
+    echo "$root/bin/youki"
 }
 
 # Whether cgroup v2 is mounted beside v1 and owns controllers there: crun refuses such a machine, so that what uses it has

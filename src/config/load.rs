@@ -9,9 +9,9 @@ use toml::Table;
 
 use super::read::{Problem, Reader};
 use super::{
-    AppArmorConfig, CgroupConfig, CgroupDriver, Config, ImagesConfig, LogLevel, MetricsConfig, MonitorConfig,
-    MountsConfig, NetworkConfig, NriConfig, SeccompConfig, SecurityConfig, SelinuxConfig, StreamingConfig,
-    runtimes,
+    AppArmorConfig, CdiConfig, CgroupConfig, CgroupDriver, Config, ContainersConfig, DevicesConfig,
+    ImagesConfig, LogLevel, MetricsConfig, MonitorConfig, MountsConfig, NetworkConfig, NriConfig,
+    SeccompConfig, SecurityConfig, SelinuxConfig, StreamingConfig, runtimes,
 };
 
 /// The file that is read when `--config` names none; it need not exist.
@@ -86,6 +86,9 @@ impl Config {
             runtimes: runtimes::defaults(run_dir),
             cgroup: CgroupConfig::defaults(),
             apparmor: AppArmorConfig::defaults(),
+            containers: ContainersConfig::defaults(),
+            devices: DevicesConfig::defaults(),
+            cdi: CdiConfig::defaults(),
             monitor: MonitorConfig::defaults(),
             mounts: MountsConfig::defaults(),
             network: NetworkConfig::defaults(root),
@@ -112,6 +115,9 @@ fn apply(config: &mut Config, mut reader: Reader<'_>) {
     runtimes::read(&mut reader, &mut config.runtimes, &run_dir);
     reader.section("cgroup", |reader| config.cgroup.read(reader));
     reader.section("apparmor", |reader| config.apparmor.read(reader));
+    reader.section("containers", |reader| config.containers.read(reader));
+    reader.section("devices", |reader| config.devices.read(reader));
+    reader.section("cdi", |reader| config.cdi.read(reader));
     reader.section("monitor", |reader| config.monitor.read(reader));
     reader.section("mounts", |reader| config.mounts.read(reader));
     reader.section("network", |reader| config.network.read(reader));

@@ -5,7 +5,10 @@
 //! a file of its own, which holds its keys, their defaults, how they are read and how they are shown.
 
 mod apparmor;
+mod cdi;
 mod cgroup;
+mod containers;
+mod devices;
 mod endpoints;
 mod images;
 mod load;
@@ -26,7 +29,10 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 pub use apparmor::AppArmorConfig;
+pub use cdi::CdiConfig;
 pub use cgroup::CgroupConfig;
+pub use containers::{ContainersConfig, Ulimit, Variable};
+pub use devices::{DevicesConfig, NamedDevice};
 pub use endpoints::{MetricsConfig, NriConfig, StreamingConfig};
 pub use images::{ImagesConfig, Inflate};
 pub use load::{ConfigError, DEFAULT_FILE, DEFAULT_POLICY, load};
@@ -35,7 +41,7 @@ pub use mounts::{HostMount, ImageVolumes, MountsConfig, Timezone};
 pub use network::NetworkConfig;
 pub use print::render;
 pub use read::Problem;
-pub use runtimes::{RuntimeConfig, Runtimes};
+pub use runtimes::{RuntimeConfig, RuntimeKind, Runtimes};
 pub use seccomp::{SeccompConfig, UnsetSeccomp};
 pub use security::SecurityConfig;
 pub use selinux::{SelinuxConfig, UseSelinux};
@@ -63,6 +69,12 @@ pub struct Config {
     pub cgroup: CgroupConfig,
     /// AppArmor.
     pub apparmor: AppArmorConfig,
+    /// What every container gets that does not say otherwise.
+    pub containers: ContainersConfig,
+    /// Device nodes that the operator gives, or lets pods ask for.
+    pub devices: DevicesConfig,
+    /// Devices of the Container Device Interface.
+    pub cdi: CdiConfig,
     /// The monitors.
     pub monitor: MonitorConfig,
     /// What containers see besides what their pods ask for.

@@ -12,6 +12,9 @@ pub fn render(config: &Config) -> String {
     runtimes::render(&config.runtimes, &mut page);
     config.cgroup.render(&mut page);
     config.apparmor.render(&mut page);
+    config.containers.render(&mut page);
+    config.devices.render(&mut page);
+    config.cdi.render(&mut page);
     config.monitor.render(&mut page);
     config.mounts.render(&mut page);
     config.network.render(&mut page);
@@ -73,6 +76,11 @@ pub(super) fn word<T: serde::Serialize>(value: &T) -> String {
 
 pub(super) fn list(items: impl Iterator<Item = String>) -> String {
     format!("[{}]", items.collect::<Vec<_>>().join(", "))
+}
+
+pub(super) fn map<'a>(entries: impl Iterator<Item = (&'a String, &'a String)>) -> String {
+    let entries: Vec<_> = entries.map(|(name, value)| format!("{} = {}", key(name), text(value))).collect();
+    if entries.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", entries.join(", ")) }
 }
 
 pub(super) fn key(name: &str) -> String {

@@ -106,6 +106,27 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Yes or no.
+    pub(super) fn flag(&mut self, key: &'static str, target: &mut bool) {
+        match self.take(key) {
+            None => {}
+            Some(Value::Boolean(value)) => *target = value,
+            Some(other) => self.problem(key, format!("{other} is neither true nor false")),
+        }
+    }
+
+    /// Texts by names that are free, as an inline table.
+    pub(super) fn map(&mut self, key: &'static str, target: &mut BTreeMap<String, String>) {
+        let Some(table) = self.table(key) else { return };
+        target.clear();
+        for (name, value) in table {
+            match value {
+                Value::String(text) => drop(target.insert(name, text)),
+                other => self.problem(&format!("{key}.{name}"), format!("{other} is not a text in quotes")),
+            }
+        }
+    }
+
     /// One of a closed set of words.
     pub(super) fn word<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)], target: &mut T) {
         let Some(text) = self.text(key) else { return };
@@ -115,15 +136,6 @@ impl<'a> Reader<'a> {
                 let allowed: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
                 self.problem(key, format!("{text:?} is not one of {}", allowed.join(", ")));
             }
-        }
-    }
-
-    /// Yes or no.
-    pub(super) fn flag(&mut self, key: &'static str, target: &mut bool) {
-        match self.take(key) {
-            None => {}
-            Some(Value::Boolean(value)) => *target = value,
-            Some(other) => self.problem(key, format!("{other} is neither true nor false")),
         }
     }
 

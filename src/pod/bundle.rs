@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use podd_monitor::protocol::{CONSOLE_SOCKET, Overlay, Settings, UserNamespace};
 
@@ -12,9 +11,6 @@ use super::error::{PodError, Stage};
 use crate::cgroup::{self, CgroupPath};
 use crate::monitor;
 use crate::runtime::Runtime;
-
-/// How long the runtime may take for a create; the kubelet gives up after two minutes.
-const CREATE_TIMEOUT: Duration = Duration::from_secs(110);
 
 /// The option by which overlayfs does not flush (Linux 5.10): otherwise the end of one container flushes the whole file system
 /// that its writable layer is on, and holds the stop meanwhile. The layer ends with the container, and so with a reboot.
@@ -53,7 +49,7 @@ impl Pods {
             user_namespace,
             create: runtime.create_argv(id, dir, &pid_file, &runtime_log, console),
             delete: runtime.delete_argv(id),
-            create_timeout: CREATE_TIMEOUT,
+            create_timeout: runtime.create_timeout(),
             terminal,
             exit_file: exit,
             oom_file: self.cgroups.oom_file(cgroup).unwrap_or_default(),

@@ -1,18 +1,19 @@
 //! CreateContainer: from the request to an init that waits for its start.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use podd_monitor::protocol::{Overlay, Settings};
 
+use super::adjust::{self, Handler};
 use super::background::Unwanted;
 use super::bundle::Bundle;
 use super::confine::mount_options;
 use super::container::{
     Container, ContainerFacts, ContainerName, ContainerRecord, ContainerRequest, ContainerStage,
 };
+use super::devices;
 use super::error::{Cause, PodError, Stage, chain};
 use super::names::Claim;
 use super::pause::pid_mode;
@@ -233,7 +234,8 @@ impl Pods {
             let stage = Stage::begin("making the log directory", &directory.display());
             stage.check(fs::create_dir_all(directory))?;
         }
-        let spec = self.spec(pod, draft, self.apparmor.prepare().await)?;
+        let mut spec = self.spec(pod, draft, self.apparmor.prepare().await)?;
+        adjust::finish(&self.config, &pod.facts.config, &facts.config, &mut spec)?;
         self.label_volumes(pod, facts, &draft.labels).await?;
         let stage = Stage::begin("writing the runtime's configuration", &facts.name);
         let written = serde_json::to_vec(&spec).map_err(Cause::from);
@@ -259,7 +261,6 @@ impl Pods {
     ) -> Result<oci_spec::runtime::Spec, PodError> {
         let (facts, paths) = (&draft.facts, self.paths.pod(&pod.facts.id));
         let (mounts, default_mounts) = (self.mount_sources(draft)?, self.default_mounts()?);
-        let devices = devices(&facts.config)?;
         let rootfs = self.paths.rootfs();
         let shm = if pod.facts.host_ipc() { PathBuf::from("/dev/shm") } else { paths.shm.clone() };
         let (resolv_conf, hostname_file) = (paths.resolv_conf(), paths.hostname());
@@ -269,7 +270,9 @@ impl Pods {
             let stage = Stage::begin("listing the host's devices", &facts.name);
             host.devices = stage.check(observe::host_devices())?;
         }
-        let annotations = self.allowed_annotations(pod, facts);
+        let Handler { settings, base } = self.handler(&facts.runtime)?;
+        let annotations = adjust::annotations(settings, &pod.facts.config, &facts.config);
+        let devices = devices::of(&self.config.devices, &facts.config, &annotations, &draft.user)?;
         let input = SpecInput {
             config: &facts.config,
             pod: &pod.facts.config,
@@ -295,16 +298,11 @@ impl Pods {
             capabilities: &self.confinement.capabilities,
             seccomp: &self.confinement.seccomp.filter(&facts.config).map_err(name_the_field)?,
             labels: &draft.labels,
+            base,
+            privileged_devices: devices::of_privileged(settings),
             host: &host,
         };
         spec::build(&input).map_err(name_the_field)
-    }
-
-    /// Those of the pod's and the container's annotations that are heard.
-    fn allowed_annotations(&self, pod: &Pod, facts: &ContainerFacts) -> BTreeMap<String, String> {
-        let handler = self.config.runtimes.get(&facts.runtime);
-        let allowed = handler.map(|handler| handler.allowed_annotations.as_slice()).unwrap_or_default();
-        spec::annotations::allowed(&pod.facts.config, &facts.config, allowed)
     }
 
     fn monitor_settings(&self, pod: &Pod, draft: &Draft<'_>, rootfs: RootFs) -> Settings {
@@ -378,20 +376,4 @@ fn log_path(pod: &Pod, config: &ContainerConfig) -> PathBuf {
         (Some(directory), path) if !path.is_empty() => directory.join(path),
         _ => PathBuf::new(),
     }
-}
-
-fn devices(config: &ContainerConfig) -> Result<Vec<spec::HostDevice>, PodError> {
-    let mut found = BTreeMap::new();
-    for (n, device) in config.devices.iter().enumerate() {
-        let nodes = observe::devices(
-            Path::new(&device.host_path),
-            Path::new(&device.container_path),
-            &device.permissions,
-        );
-        let nodes = nodes.map_err(|e| {
-            PodError::invalid(format!("config.devices[{n}]"), format!("{}: {e}", device.host_path))
-        })?;
-        found.extend(nodes.into_iter().map(|node| (node.path.clone(), node)));
-    }
-    Ok(found.into_values().collect())
 }

@@ -11,6 +11,7 @@
 //!   resources.rs pause.rs                                   what a pod has of the node, made and undone
 //!   bundle.rs signal.rs volumes.rs                          what a monitor is told; stop signals; what is mounted
 //!   confine.rs                                              labels, filters and default rights
+//!   adjust.rs devices.rs                                    what else a container's document is made of
 //!   names.rs index.rs                                       single flight by name, lookup by ID and prefix
 //!   sandbox.rs container.rs state.rs paths.rs               the objects, their records, their states
 //!   abilities.rs                                            what the node and its runtimes can do
@@ -18,11 +19,13 @@
 //! ```
 
 mod abilities;
+mod adjust;
 mod background;
 mod bundle;
 mod confine;
 mod container;
 mod create;
+mod devices;
 mod error;
 mod exec;
 mod index;
@@ -59,7 +62,7 @@ use crate::id::{ContainerId, PodId};
 use crate::image::Images;
 use crate::network::Network;
 use crate::runtime::Runtime;
-use crate::spec::HostFacts;
+use crate::spec::{Base, HostFacts};
 use crate::sys;
 use crate::sys::process::BootId;
 use background::Unwanted;
@@ -85,6 +88,8 @@ pub struct Pods {
     runtimes: BTreeMap<String, OnceCell<Runtime>>,
     /// Whether pods can have user namespaces, or what is lacking.
     user_namespaces: OnceCell<Result<(), String>>,
+    /// What each handler's documents start from.
+    bases: BTreeMap<String, Base>,
     cgroups: Cgroups,
     /// Who makes the cgroups.
     driver: Driver,
@@ -134,6 +139,7 @@ impl Pods {
             paths,
             images,
             network,
+            bases: adjust::bases(&config)?,
             runtimes: config.runtimes.keys().map(|name| (name.clone(), OnceCell::new())).collect(),
             user_namespaces: OnceCell::new(),
             // Device nodes come and go: they are looked for when a container needs them.
@@ -252,13 +258,17 @@ impl Pods {
     async fn runtime(&self, handler: &str) -> Result<&Runtime, PodError> {
         let name = if handler.is_empty() { &self.config.default_runtime } else { handler };
         let (Some(cell), Some(config)) = (self.runtimes.get(name), self.config.runtimes.get(name)) else {
-            let known = self.runtimes.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            return Err(PodError::UnknownHandler { name: name.to_owned(), known });
+            return Err(self.unknown_handler(name));
         };
         let stage = Stage::begin("asking the runtime for its version", &name);
         stage.check(
             cell.get_or_try_init(|| Runtime::probe(name, config, self.driver == Driver::Systemd)).await,
         )
+    }
+
+    fn unknown_handler(&self, name: &str) -> PodError {
+        let known = self.runtimes.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        PodError::UnknownHandler { name: name.to_owned(), known }
     }
 }
 

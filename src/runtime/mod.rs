@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::config::RuntimeConfig;
+use crate::config::{RuntimeConfig, RuntimeKind};
 
 mod command;
 mod exec;
@@ -55,6 +55,8 @@ pub struct Runtime {
     name: String,
     path: PathBuf,
     root: PathBuf,
+    args: Vec<String>,
+    create_timeout: Duration,
     kind: Kind,
     version: String,
     features: Features,
@@ -153,6 +155,8 @@ impl Runtime {
             name: name.to_owned(),
             path: config.path.clone(),
             root: config.root.clone(),
+            args: config.args.clone(),
+            create_timeout: Duration::from_secs(config.create_timeout_seconds),
             kind: Kind::Other,
             version: String::new(),
             features: Features::of(Kind::Other, "", None),
@@ -161,10 +165,16 @@ impl Runtime {
         let answer = runtime.ask_version().await?;
         let answer = String::from_utf8_lossy(&answer);
         let mut words = answer.split_whitespace();
-        runtime.kind = match words.next() {
-            Some("crun") => Kind::Crun,
-            Some("runc") => Kind::Runc,
-            _ => Kind::Other,
+        let called = words.next();
+        runtime.kind = match config.kind {
+            RuntimeKind::Auto => match called {
+                Some("crun") => Kind::Crun,
+                Some("runc") => Kind::Runc,
+                _ => Kind::Other,
+            },
+            RuntimeKind::Crun => Kind::Crun,
+            RuntimeKind::Runc => Kind::Runc,
+            RuntimeKind::Other => Kind::Other,
         };
         runtime.version = words.nth(1).unwrap_or("unknown").to_owned();
         let features = runtime.ask_features().await.ok();
@@ -180,6 +190,11 @@ impl Runtime {
     /// Whose command line it is.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// The longest that its create may take.
+    pub fn create_timeout(&self) -> Duration {
+        self.create_timeout
     }
 
     /// The version that it told.
@@ -261,6 +276,7 @@ impl Runtime {
         if self.systemd_cgroup {
             argv.push("--systemd-cgroup".into());
         }
+        argv.extend(self.args.iter().map(Into::into));
         argv
     }
 

@@ -7,7 +7,7 @@ use oci_spec::runtime::{
 };
 
 use super::mounts::Propagation;
-use super::{HostDevice, SpecError, SpecInput, resources, seccomp, security, userns};
+use super::{HostDevice, PrivilegedDevices, SpecError, SpecInput, resources, seccomp, security, userns};
 use crate::api;
 use crate::cgroup::CgroupMode;
 use crate::sys::namespace::IdMaps;
@@ -90,9 +90,13 @@ fn limits(input: &SpecInput<'_>, privileged: bool) -> Result<LinuxResources, Spe
         cpu.set_quota(None);
     }
     let mut everything = LinuxDeviceCgroup::default();
-    everything.set_allow(privileged).set_access(Some("rwm".to_owned()));
+    let allowed = match input.privileged_devices {
+        PrivilegedDevices::All | PrivilegedDevices::Allowed => privileged,
+        PrivilegedDevices::Asked => false,
+    };
+    everything.set_allow(allowed).set_access(Some("rwm".to_owned()));
     let mut rules = vec![everything];
-    if !privileged {
+    if !allowed {
         // The runtimes add null, zero, random and the terminals of their own accord.
         rules.extend(input.devices.iter().map(device_rule));
     }
@@ -112,7 +116,10 @@ fn device_rule(device: &HostDevice) -> LinuxDeviceCgroup {
 
 /// The nodes that were asked for, and with privilege all of the host's; an asked one wins over the host's of that path.
 fn device_nodes(input: &SpecInput<'_>, privileged: bool) -> Vec<LinuxDevice> {
-    let host: &[HostDevice] = if privileged { &input.host.devices } else { &[] };
+    let host: &[HostDevice] = match (privileged, input.privileged_devices) {
+        (true, PrivilegedDevices::All) => &input.host.devices,
+        (true, PrivilegedDevices::Allowed | PrivilegedDevices::Asked) | (false, _) => &[],
+    };
     let asked = |path: &Path| input.devices.iter().any(|device| device.path == path);
     input.devices.iter().chain(host.iter().filter(|device| !asked(&device.path))).map(device_node).collect()
 }

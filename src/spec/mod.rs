@@ -10,6 +10,7 @@
 //! linux.rs      namespaces, devices, masks               resources.rs  cpu, memory, hugepages, unified
 //! user.rs       who runs it: CRI, image, passwd, group   annotations.rs which annotations are heard
 //! userns.rs     user namespaces, owners of volumes       apparmor.rs   the profile
+//! adjust.rs     changes to the finished document         base.rs       what the operator has each document start from
 //! ```
 //!
 //! Invariants: nothing of oci-spec's own defaults gets into the document; a field that cannot be honoured is an error and
@@ -27,8 +28,10 @@ use crate::id::PodId;
 use crate::runtime::Features;
 use crate::selinux::Labels;
 
+pub mod adjust;
 pub mod annotations;
 mod apparmor;
+pub mod base;
 mod linux;
 mod mounts;
 pub mod observe;
@@ -43,6 +46,7 @@ mod tests;
 pub mod user;
 pub mod userns;
 
+pub use base::Base;
 pub use observe::{HostDevice, HostFacts};
 pub use process::{exec_process, program};
 pub use resources::{linux_resources, oom_score_adj};
@@ -94,8 +98,24 @@ pub struct SpecInput<'a> {
     pub labels: &'a Labels,
     /// What the runtime can do.
     pub features: &'a Features,
+    /// What holds where neither the client nor the image says otherwise.
+    pub base: &'a Base,
+    /// What the handler gives privileged containers of the host's devices.
+    pub privileged_devices: PrivilegedDevices,
     /// What is known of the host.
     pub host: &'a HostFacts,
+}
+
+/// What a privileged container gets of the host's devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PrivilegedDevices {
+    /// All of them.
+    #[default]
+    All,
+    /// Only those that are asked for; it may use others once it has made nodes for them.
+    Allowed,
+    /// Only those that are asked for.
+    Asked,
 }
 
 /// Namespaces to join, by the path that pins them; `None` is the host's own.
@@ -160,7 +180,6 @@ impl SpecError {
 
 /// Makes the runtime's document for one container.
 pub fn build(input: &SpecInput<'_>) -> Result<Spec, SpecError> {
-    refuse_unsupported(input)?;
     let privileged = privileged(input)?;
     let ids = userns::check(input)?;
     let (mounts, propagation) = mounts::build(input, privileged)?;
@@ -174,6 +193,7 @@ pub fn build(input: &SpecInput<'_>) -> Result<Spec, SpecError> {
         .set_mounts(Some(mounts))
         .set_linux(Some(linux::build(input, privileged, propagation, ids)?))
         .set_annotations(Some(annotations::build(input)));
+    input.base.complete(&mut spec)?;
     Ok(spec)
 }
 
@@ -193,11 +213,4 @@ fn privileged(input: &SpecInput<'_>) -> Result<bool, SpecError> {
         return Err(SpecError::invalid("linux.security_context.privileged", why));
     }
     Ok(asked)
-}
-
-fn refuse_unsupported(input: &SpecInput<'_>) -> Result<(), SpecError> {
-    if !input.config.cdi_devices.is_empty() {
-        return Err(SpecError::unsupported("CDI_devices", "container device interface specs are not read"));
-    }
-    Ok(())
 }

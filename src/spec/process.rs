@@ -27,7 +27,7 @@ pub(super) fn build(input: &SpecInput<'_>, privileged: bool) -> Result<Process, 
         .set_env(Some(environment(input)?))
         .set_cwd(working_directory(input)?)
         .set_capabilities(Some(super::security::capabilities(input, privileged)?))
-        .set_rlimits(None)
+        .set_rlimits(Some(input.base.rlimits.clone()).filter(|limits| !limits.is_empty()))
         .set_no_new_privileges(Some(context(input).no_new_privs))
         .set_apparmor_profile(super::apparmor::profile(input, privileged)?)
         .set_oom_score_adj(Some(oom_score_adj(input)?))
@@ -95,9 +95,12 @@ fn args(config: &api::ContainerConfig, image: &ImageConfiguration) -> Result<Vec
     }
 }
 
-/// The image's variables, then the pod's host name, then the client's; the last one to name a variable wins.
+/// The operator's variables, then the image's, then the pod's host name, then the client's; the last one to name a variable wins.
 fn environment(input: &SpecInput<'_>) -> Result<Vec<String>, SpecError> {
     let mut env = Vec::new();
+    for (name, value) in &input.base.env {
+        set_variable(&mut env, name, value);
+    }
     let image = input.image.config().as_ref().and_then(|config| config.env().as_deref());
     for (name, value) in image.unwrap_or_default().iter().filter_map(|entry| entry.split_once('=')) {
         if !name.is_empty() {
@@ -143,7 +146,7 @@ fn check_environment(env: &[String]) -> Result<(), SpecError> {
     Ok(())
 }
 
-fn set_variable(env: &mut Vec<String>, name: &str, value: &str) {
+pub(super) fn set_variable(env: &mut Vec<String>, name: &str, value: &str) {
     let entry = format!("{name}={value}");
     match position(env, name) {
         Some(index) => env[index] = entry,

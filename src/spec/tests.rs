@@ -14,6 +14,7 @@ use crate::apparmor::AppArmorFacts;
 use crate::cgroup::CgroupMode;
 use crate::config::SeccompConfig;
 
+mod base;
 mod cgroups;
 mod properties;
 mod real;
@@ -42,6 +43,8 @@ struct Case {
     userns: bool,
     cgroups_path: &'static str,
     pids_limit: u64,
+    base: Base,
+    privileged_devices: PrivilegedDevices,
     host: HostFacts,
 }
 
@@ -76,6 +79,8 @@ impl Case {
             userns: false,
             cgroups_path: "/kubepods/pod1/podd-c1",
             pids_limit: 0,
+            base: Base::default(),
+            privileged_devices: PrivilegedDevices::All,
             host: host(),
         }
     }
@@ -114,6 +119,8 @@ impl Case {
             devices: &self.devices,
             annotations: &self.annotations,
             features: &self.features,
+            base: &self.base,
+            privileged_devices: self.privileged_devices,
             host: &self.host,
         })
     }

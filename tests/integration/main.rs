@@ -18,6 +18,8 @@ mod config_cli;
 mod containers;
 mod containers_life;
 mod crictl;
+mod devices;
+mod handlers;
 mod image_volumes;
 mod images;
 mod images_adopt;

@@ -79,6 +79,8 @@ impl Running {
             devices: &case.devices,
             annotations: &case.annotations,
             features: &case.features,
+            base: &case.base,
+            privileged_devices: case.privileged_devices,
             host: &host,
         };
         build(&input).unwrap()

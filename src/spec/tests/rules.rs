@@ -264,7 +264,6 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         (volume(json!({"gid_mappings": [{"length": 1}]})), "mounts[0] (\"/v\").uidMappings"),
         (volume(json!({"container_path": "/x/.."})), "mounts[0] (\"/x/..\").container_path"),
         (volume(json!({"host_path": ""})), "mounts[0] (\"/v\").host_path"),
-        (json!({"cdi_devices": [{"name": "a/b=c"}]}), "CDI_devices"),
         (
             context(json!({"namespace_options": {"userns_options": {"mode": 0}}})),
             "linux.security_context.namespace_options",

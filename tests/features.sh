@@ -20,7 +20,7 @@ columns=(
 # The modules of tests/integration whose tests are about what a pod or container may ask for, in the order of the page.
 modules=(
     containers containers_life resources security apparmor userns pods pods_pids pods_network mounts image_volumes devices
-    cdi handlers
+    handlers streaming
 )
 
 # The tests of one module that have passed in any column, in alphabetical order.

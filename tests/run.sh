@@ -22,7 +22,8 @@ PACKAGES=(
     g++ gcc iproute2 iptables kmod libc6-dev libisal2 nginx openssl procps runc shellcheck skopeo systemd umoci
 )
 SCRIPTS=(contrib/build.sh contrib/demo.sh contrib/lib/image.sh contrib/lib/monitor.sh contrib/lib/namespace.sh
-    contrib/lib/qemu.sh contrib/lib/tools.sh contrib/lib/uml.sh fuzz/rustc.sh tests/bench/pull.sh tests/fuzz.sh tests/run.sh .ci/run)
+    contrib/lib/qemu.sh contrib/lib/tools.sh contrib/lib/uml.sh fuzz/rustc.sh tests/bench/pull.sh tests/features.sh tests/fuzz.sh tests/run.sh
+    .ci/run)
 # One test binary that takes longer than this hangs.
 TEST_LIMIT=900
 # The same on the kernel with cgroup v2.
@@ -43,13 +44,14 @@ V2_WITHOUT=(
 # The same on the emulated node, its boot and the making of its disk included.
 NODE_LIMIT=300
 # What is tried there: AppArmor, and what has most to do with capabilities, cgroups and restarts. It is ten times slower there.
-NODE_CRUN=(containers:: pods::a_pod_goes recovery::a_killed_daemon)
-NODE_RUNC=(containers::resources containers::capabilities)
+NODE_CRUN=(containers:: pods::a_pod_goes recovery::a_killed_daemon resources::)
+NODE_RUNC=(containers::resources containers::capabilities resources::a_)
 
 passed=0
 failed=0
 complete=no
 work=$(mktemp -d)
+mkdir "$work/results"
 
 summary() {
     local status=$?
@@ -98,6 +100,23 @@ run_tests() {
     passed=$((passed + good))
     failed=$((failed + bad))
     printf '[%s] %s: %d passed, %d failed\n' "$(elapsed)" "$name" "$good" "$bad"
+}
+
+# The same, of the integration tests on one kind of host, of which docs/features.md has a column.
+run_column() {
+    local column=$1
+    shift
+    run_tests "$@"
+    cp "$work/log" "$work/results/$column"
+}
+
+# Whether docs/features.md says what was seen to work in this run.
+features_are_as_seen() {
+    tests/features.sh "$work/results" >target/features.md
+    diff -u docs/features.md target/features.md || {
+        echo "if that is meant: cp target/features.md docs/features.md"
+        return 1
+    }
 }
 
 # The sum of one number of all `test result:` lines.
@@ -202,6 +221,10 @@ build() {
     PODD_TEST_CRUN_NEW=$(need_new_crun) || die "a crun that knows id-mapped mounts cannot be had"
     export PODD_TEST_CRUN_NEW
     ok "$("$PODD_TEST_CRUN_NEW" --version | head -n 1)"
+    stage "youki"
+    PODD_TEST_YOUKI=$(need_youki) || die "youki cannot be built"
+    export PODD_TEST_YOUKI
+    ok "$("$PODD_TEST_YOUKI" --version | head -n 1)"
     # The tests wait more than they compute.
     export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) * 2))}
     check "build" cargo build --quiet --workspace || exit 1
@@ -223,7 +246,7 @@ fuzz() {
 # The integration tests of every crate, with one OCI runtime.
 integration() {
     local runtime=$1 filter=${2:-}
-    PODD_TEST_RUNTIME=$runtime run_tests "integration tests with $runtime" \
+    PODD_TEST_RUNTIME=$runtime run_column "$runtime" "integration tests with $runtime" \
         cargo test --workspace --test '*' --no-fail-fast -- ${filter:+"$filter"} --skip apparmor::
     echo "note: apparmor:: is left out here, because it changes the machine's profiles; the stage node runs it"
 }
@@ -240,7 +263,7 @@ on_cgroup_v2() {
     for name in "${V2_WITHOUT[@]}"; do
         skip+=(--skip "$name")
     done
-    NODE=contrib/lib/uml.sh PODD_TEST_RUNTIME=$runtime PODD_TEST_NO_NAT=1 run_tests "cgroup v2 with $runtime" \
+    NODE=contrib/lib/uml.sh PODD_TEST_RUNTIME=$runtime PODD_TEST_NO_NAT=1 run_column "v2-$runtime" "cgroup v2 with $runtime" \
         timeout "$V2_LIMIT" "$binary" --color never "$@" "${skip[@]}"
 }
 
@@ -263,7 +286,7 @@ on_a_node() {
     export PODD_NODE_FILES="$PWD/$binary $PWD/target/debug/podd $PODD_TEST_MONITOR $PODD_CRICTL"
     # shellcheck disable=SC2016 # the node's shell expands it
     NODE=contrib/lib/qemu.sh PODD_TEST_RUNTIME=$runtime PODD_TEST_CGROUP_DRIVER=systemd RUST_TEST_THREADS=2 \
-        run_tests "a whole node with $runtime" timeout "$NODE_LIMIT" \
+        run_column "node-$runtime" "a whole node with $runtime" timeout "$NODE_LIMIT" \
         bash -c 'status=0; "$0" --color never apparmor:: || status=1; "$0" --color never "$@" || status=1; exit $status' \
         "$PWD/$binary" "$@"
 }
@@ -313,6 +336,9 @@ case $what in
         integration runc
         cgroup_v2
         whole_node
+        if [ "$(dpkg --print-architecture)" = amd64 ]; then
+            check "docs/features.md" features_are_as_seen || true
+        fi
         ;;
 esac
 check "nothing is left behind" nothing_is_left || true

@@ -78,7 +78,7 @@ pub(super) fn finish(
     let name = container.metadata.as_ref().map(|metadata| metadata.name.as_str()).unwrap_or_default();
     let subject = classes::Subject { name, container: &container.annotations, pod: &pod.annotations };
     let classes = classes::edits(&config.blockio.config_file, subject);
-    classes.map_err(refused_class)?.apply(spec);
+    classes.map_err(|error| refused_class(&error))?.apply(spec);
     if config.containers.hooks_dirs.is_empty() {
         return Ok(());
     }
@@ -96,7 +96,7 @@ pub(super) fn finish(
     Ok(())
 }
 
-fn refused_class(error: classes::ClassError) -> PodError {
+fn refused_class(error: &classes::ClassError) -> PodError {
     PodError::invalid(&error.field, format!("class {:?}: {}", error.class, chain(&error.why)))
 }
 

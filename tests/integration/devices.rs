@@ -227,6 +227,19 @@ async fn pid(node: &mut Node, id: &str) -> i64 {
     info["pid"].as_i64().unwrap()
 }
 
+fn of_classes(node: &Node) -> PodSpec {
+    let annotations = [
+        (BLOCKIO, "pod", "slow"),
+        (BLOCKIO, "container.own", "slower"),
+        (BLOCKIO, "container.unknown", "fast"),
+        (BLOCKIO, "container.nothing", "none"),
+        (BLOCKIO, "container.free", ""),
+        (RDT, "container.cache", "../gold"),
+    ];
+    let entry = |(kind, of, class)| (format!("{kind}/{of}"), str::to_owned(class));
+    PodSpec::new(node, "pod").with(|config| config.annotations = annotations.map(entry).into())
+}
+
 #[tokio::test]
 async fn a_class_of_block_io_limits_the_containers_that_name_it() {
     let directory = directory();
@@ -238,17 +251,7 @@ async fn a_class_of_block_io_limits_the_containers_that_name_it() {
     let none = "  none:\n  - Devices: [/dev/null]\n    ThrottleReadBps: 1\n";
     fs::write(&file, classes + none).unwrap();
     let mut node = Node::start_with(&format!("blockio.config_file = {file:?}\n")).await;
-    let spec = PodSpec::new(&node, "pod").with(|config| {
-        let own = format!("{BLOCKIO}/container.own");
-        config.annotations = HashMap::from([
-            (format!("{BLOCKIO}/pod"), "slow".to_owned()),
-            (own, "slower".to_owned()),
-            (format!("{BLOCKIO}/container.unknown"), "fast".to_owned()),
-            (format!("{BLOCKIO}/container.nothing"), "none".to_owned()),
-            (format!("{BLOCKIO}/container.free"), String::new()),
-            (format!("{RDT}/container.cache"), "../gold".to_owned()),
-        ]);
-    });
+    let spec = of_classes(&node);
     let pod = node.run_pod(spec).await;
     for (name, limit) in [("other", Some("50000000")), ("own", Some("1048576")), ("free", None)] {
         let id = node.run(&pod, ContainerSpec::waiting(name)).await;

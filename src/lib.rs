@@ -88,6 +88,7 @@ pub mod api;
 pub mod apparmor;
 pub mod cdi;
 pub mod cgroup;
+pub mod classes;
 pub mod config;
 pub mod cri;
 pub mod hooks;

@@ -32,6 +32,7 @@ pub(super) fn edits(asked: &ContainerEdits) -> Result<Edits, NodeError> {
         hooks: asked.hooks.iter().filter_map(hook).collect(),
         additional_gids: asked.additional_gids.clone(),
         intel_rdt: asked.intel_rdt.as_ref().map(intel_rdt),
+        block_io: None,
     })
 }
 

@@ -9,9 +9,9 @@ use toml::Table;
 
 use super::read::{Problem, Reader};
 use super::{
-    AppArmorConfig, CdiConfig, CgroupConfig, CgroupDriver, Config, ContainersConfig, DevicesConfig,
-    ImagesConfig, LogLevel, MetricsConfig, MonitorConfig, MountsConfig, NetworkConfig, NriConfig,
-    SeccompConfig, SecurityConfig, SelinuxConfig, StreamingConfig, runtimes,
+    AppArmorConfig, BlockIoConfig, CdiConfig, CgroupConfig, CgroupDriver, Config, ContainersConfig,
+    DevicesConfig, ImagesConfig, LogLevel, MetricsConfig, MonitorConfig, MountsConfig, NetworkConfig,
+    NriConfig, SeccompConfig, SecurityConfig, SelinuxConfig, StreamingConfig, runtimes,
 };
 
 /// The file that is read when `--config` names none; it need not exist.
@@ -89,6 +89,7 @@ impl Config {
             containers: ContainersConfig::defaults(),
             devices: DevicesConfig::defaults(),
             cdi: CdiConfig::defaults(),
+            blockio: BlockIoConfig::defaults(),
             monitor: MonitorConfig::defaults(),
             mounts: MountsConfig::defaults(),
             network: NetworkConfig::defaults(root),
@@ -118,6 +119,7 @@ fn apply(config: &mut Config, mut reader: Reader<'_>) {
     reader.section("containers", |reader| config.containers.read(reader));
     reader.section("devices", |reader| config.devices.read(reader));
     reader.section("cdi", |reader| config.cdi.read(reader));
+    reader.section("blockio", |reader| config.blockio.read(reader));
     reader.section("monitor", |reader| config.monitor.read(reader));
     reader.section("mounts", |reader| config.mounts.read(reader));
     reader.section("network", |reader| config.network.read(reader));

@@ -5,6 +5,7 @@
 //! a file of its own, which holds its keys, their defaults, how they are read and how they are shown.
 
 mod apparmor;
+mod blockio;
 mod cdi;
 mod cgroup;
 mod containers;
@@ -29,6 +30,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 pub use apparmor::AppArmorConfig;
+pub use blockio::BlockIoConfig;
 pub use cdi::CdiConfig;
 pub use cgroup::CgroupConfig;
 pub use containers::{ContainersConfig, Ulimit, Variable};
@@ -75,6 +77,8 @@ pub struct Config {
     pub devices: DevicesConfig,
     /// Devices of the Container Device Interface.
     pub cdi: CdiConfig,
+    /// Classes of block I/O.
+    pub blockio: BlockIoConfig,
     /// The monitors.
     pub monitor: MonitorConfig,
     /// What containers see besides what their pods ask for.

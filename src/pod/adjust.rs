@@ -8,6 +8,7 @@ use super::error::{PodError, Stage, chain};
 use super::{OpenError, Pods};
 use crate::api::{ContainerConfig, PodSandboxConfig};
 use crate::cdi::{self, DeviceName};
+use crate::classes;
 use crate::config::{Config, RuntimeConfig};
 use crate::hooks::{self, Subject};
 use crate::spec::{self, Base};
@@ -64,7 +65,7 @@ pub(super) fn annotations(
     annotations
 }
 
-/// Changes the finished document of a container: its devices of the CDI, then the node's hooks.
+/// Changes the finished document of a container: its devices of the CDI, its classes, then the node's hooks.
 pub(super) fn finish(
     config: &Config,
     pod: &PodSandboxConfig,
@@ -74,6 +75,10 @@ pub(super) fn finish(
     let names = cdi_devices(container)?;
     let devices = cdi::edits(&config.cdi.spec_dirs, &names);
     devices.map_err(|error| PodError::invalid(CDI_FIELD, chain(&error)))?.apply(spec);
+    let name = container.metadata.as_ref().map(|metadata| metadata.name.as_str()).unwrap_or_default();
+    let subject = classes::Subject { name, container: &container.annotations, pod: &pod.annotations };
+    let classes = classes::edits(&config.blockio.config_file, subject);
+    classes.map_err(|error| refused_class(&error))?.apply(spec);
     if config.containers.hooks_dirs.is_empty() {
         return Ok(());
     }
@@ -86,10 +91,13 @@ pub(super) fn finish(
         command: args.first().map(String::as_str).unwrap_or_default(),
         has_bind_mounts: !container.mounts.is_empty(),
     };
-    let name = container.metadata.as_ref().map(|metadata| metadata.name.as_str()).unwrap_or_default();
     let stage = Stage::begin("choosing the node's hooks", &name);
     stage.check(hooks::matching(&config.containers.hooks_dirs, &subject))?.apply(spec);
     Ok(())
+}
+
+fn refused_class(error: &classes::ClassError) -> PodError {
+    PodError::invalid(&error.field, format!("class {:?}: {}", error.class, chain(&error.why)))
 }
 
 /// Those of the field, then those of the container's annotations, which the kubelet writes for device plugins. A pod's

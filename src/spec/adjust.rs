@@ -1,4 +1,5 @@
-//! Changes to a finished document, by whoever may make some after [`build`](super::build): CDI devices, and hooks of the node.
+//! Changes to a finished document, by whoever may make some after [`build`](super::build): CDI devices, classes,
+//! and hooks of the node.
 //!
 //! They are gathered as [`Edits`] and applied in this one place, so that all of them follow the same rules: a variable, a
 //! device and a mount take the place of those of the same name or path; hooks, groups and rules are added.
@@ -6,7 +7,7 @@
 use std::path::PathBuf;
 
 use oci_spec::runtime::{
-    Hook, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxIntelRdt, Mount, Process, Spec,
+    Hook, LinuxBlockIo, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxIntelRdt, Mount, Process, Spec,
 };
 
 use super::process::set_variable;
@@ -26,6 +27,8 @@ pub struct Edits {
     pub additional_gids: Vec<u32>,
     /// The class of Intel's Resource Director Technology.
     pub intel_rdt: Option<LinuxIntelRdt>,
+    /// Limits of block I/O.
+    pub block_io: Option<LinuxBlockIo>,
 }
 
 /// A device node to be made.
@@ -93,13 +96,14 @@ impl HookStage {
 impl Edits {
     /// Adds those of another, which come after.
     pub fn append(&mut self, other: Self) {
-        let Self { env, devices, mounts, hooks, additional_gids, intel_rdt } = other;
+        let Self { env, devices, mounts, hooks, additional_gids, intel_rdt, block_io } = other;
         self.env.extend(env);
         self.devices.extend(devices);
         self.mounts.extend(mounts);
         self.hooks.extend(hooks);
         self.additional_gids.extend(additional_gids);
         self.intel_rdt = intel_rdt.or(self.intel_rdt.take());
+        self.block_io = block_io.or(self.block_io.take());
     }
 
     /// Changes the document.
@@ -119,6 +123,11 @@ impl Edits {
         }
         if let (Some(rdt), Some(linux)) = (self.intel_rdt, spec.linux_mut()) {
             linux.set_intel_rdt(Some(rdt));
+        }
+        if let (Some(block_io), Some(linux)) = (self.block_io, spec.linux_mut()) {
+            let mut resources = linux.resources().clone().unwrap_or_default();
+            resources.set_block_io(Some(block_io));
+            linux.set_resources(Some(resources));
         }
     }
 }

@@ -190,6 +190,109 @@ async fn the_operator_gives_devices_to_all_and_allows_some_by_annotation() {
     node.finish().await;
 }
 
+const BLOCKIO: &str = "blockio.resources.beta.kubernetes.io";
+const RDT: &str = "rdt.resources.beta.kubernetes.io";
+
+/// A whole block device of the machine: its node, and its numbers as cgroups have them.
+fn block_device() -> (String, String) {
+    let mut devices = fs::read_dir("/sys/block").unwrap().map(|entry| entry.unwrap());
+    let found = devices.find_map(|entry| {
+        let node = format!("/dev/{}", entry.file_name().to_str()?);
+        let numbers = fs::read_to_string(entry.path().join("dev")).ok()?;
+        Path::new(&node).exists().then(|| (node, numbers.trim().to_owned()))
+    });
+    found.expect("the machine has a block device")
+}
+
+/// The line of that device in the container's limits of bytes read per second.
+fn read_limit(pid: i64, device: &str) -> Option<String> {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let group = |controller: &str| {
+        let mut lines = groups.lines().map(|line| line.splitn(3, ':').collect::<Vec<_>>());
+        lines.find_map(|line| line[1].split(',').any(|c| c == controller).then(|| line[2].to_owned()))
+    };
+    let (root, group, file) = match group("blkio") {
+        Some(group) => ("/sys/fs/cgroup/blkio", group, "blkio.throttle.read_bps_device"),
+        None => ("/sys/fs/cgroup", group("").unwrap(), "io.max"),
+    };
+    let text = fs::read_to_string(format!("{root}{group}/{file}")).unwrap();
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(device)?.strip_prefix(' '));
+    lines.next().map(|line| line.split(' ').next().unwrap().trim_start_matches("rbps=").to_owned())
+}
+
+async fn pid(node: &mut Node, id: &str) -> i64 {
+    let request = api::ContainerStatusRequest { container_id: id.to_owned(), verbose: true };
+    let status = node.runtime.container_status(request).await.unwrap().into_inner();
+    let info: Value = serde_json::from_str(&status.info["info"]).unwrap();
+    info["pid"].as_i64().unwrap()
+}
+
+fn of_classes(node: &Node) -> PodSpec {
+    let annotations = [
+        (BLOCKIO, "pod", "slow"),
+        (BLOCKIO, "container.own", "slower"),
+        (BLOCKIO, "container.unknown", "fast"),
+        (BLOCKIO, "container.nothing", "none"),
+        (BLOCKIO, "container.free", ""),
+        (RDT, "container.cache", "../gold"),
+    ];
+    let entry = |(kind, of, class)| (format!("{kind}/{of}"), str::to_owned(class));
+    PodSpec::new(node, "pod").with(|config| config.annotations = annotations.map(entry).into())
+}
+
+#[tokio::test]
+async fn a_class_of_block_io_limits_the_containers_that_name_it() {
+    let directory = directory();
+    let file = directory.path().join("classes.yaml");
+    let (device, numbers) = block_device();
+    let (front, last) = device.split_at(device.len() - 1);
+    let class = |rate: &str| format!("- Devices: [\"{front}[{last}]\"]\n    ThrottleReadBps: {rate}\n");
+    let classes = format!("Classes:\n  slow:\n  {}  slower:\n  {}", class("50M"), class("\"1Mi\""));
+    let none = "  none:\n  - Devices: [/dev/null]\n    ThrottleReadBps: 1\n";
+    fs::write(&file, classes + none).unwrap();
+    let mut node = Node::start_with(&format!("blockio.config_file = {file:?}\n")).await;
+    let spec = of_classes(&node);
+    let pod = node.run_pod(spec).await;
+    for (name, limit) in [("other", Some("50000000")), ("own", Some("1048576")), ("free", None)] {
+        let id = node.run(&pod, ContainerSpec::waiting(name)).await;
+        let pid = pid(&mut node, &id).await;
+        assert_eq!(read_limit(pid, &numbers).as_deref(), limit, "{name}");
+    }
+    let file = file.display();
+    for (name, kind, words) in [
+        (
+            "unknown",
+            BLOCKIO,
+            format!("class \"fast\": {file}: Classes: it has no \"fast\"; the classes are: "),
+        ),
+        ("nothing", BLOCKIO, format!("class \"none\": {file}: Classes.none[0].Devices: no block device")),
+        ("cache", RDT, "class \"../gold\": it is not one name".to_owned()),
+    ] {
+        let text = refusal(&mut node, &pod, ContainerSpec::script(name, "")).await;
+        let words = format!("sandbox_config.annotations[\"{kind}/container.{name}\"]: {words}");
+        assert!(text.starts_with(&words), "{text}");
+    }
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_class_that_the_node_does_not_have_is_refused() {
+    let (mut node, pod) = start_with("").await;
+    for (kind, words) in [
+        (BLOCKIO, "class \"a-class-of-nobody\": blockio.config_file of the node's configuration is empty"),
+        (RDT, "class \"a-class-of-nobody\": "),
+    ] {
+        let key = format!("{kind}/pod");
+        let spec = ContainerSpec::script("c", "").with(|config| {
+            config.annotations = HashMap::from([(key.clone(), "a-class-of-nobody".to_owned())]);
+        });
+        let text = refusal(&mut node, &pod, spec).await;
+        assert!(text.starts_with(&format!("config.annotations[{key:?}]: {words}")), "{text}");
+        assert!(kind == BLOCKIO || text.contains("/sys/fs/resctrl"), "{text}");
+    }
+    node.finish().await;
+}
+
 /// B27
 #[tokio::test]
 async fn b27_a_handler_may_keep_the_hosts_devices_from_privileged_containers() {

@@ -19,6 +19,9 @@ use crate::runtime::ProcessIo;
 /// after the end of the process that wrote them. Its hang-up ends the wait as a rule.
 const TERMINAL_GRACE: Duration = Duration::from_millis(300);
 
+/// How often a terminal that no process has open is looked at again.
+const TERMINAL_PAUSE: Duration = Duration::from_millis(5);
+
 /// How much is read from a process at once, in bytes; a pipe holds as much at its largest without privilege.
 const READ_SIZE: usize = 256 << 10;
 
@@ -115,8 +118,15 @@ async fn drain(
                 other => other,
             },
         };
-        // A terminal whose last process has gone gives EIO.
-        let (Ok(1..), bytes) = (read, buffer.split().freeze()) else { return to };
+        let bytes = match read {
+            Ok(1..) => buffer.split().freeze(),
+            // A terminal gives EIO while no process has it open: before the command has, and again after its end.
+            Err(_) if !grace.is_zero() && !over.is_cancelled() => {
+                let _ = timeout(TERMINAL_PAUSE, over.cancelled()).await;
+                continue;
+            }
+            Ok(0) | Err(_) => return to,
+        };
         if let Some(output) = &mut to {
             output.write(bytes).await.ok()?;
         }

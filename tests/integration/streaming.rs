@@ -199,8 +199,7 @@ async fn ports_are_forwarded_over_both_transports_and_a_closed_one_is_named() {
 async fn a_terminal_is_one_and_takes_its_clients_size() {
     let (node, _, id) = start(ContainerSpec::waiting("c")).await;
     for transport in TRANSPORTS {
-        let inside =
-            "while [ \"$(stty size)\" = \"0 0\" ]; do sleep 0.1; done; stty size; tty; echo err >&2; exit 5";
+        let inside = "until stty -a | grep -q \"rows 33; columns 77\"; do sleep 0.1; done; tty; stty size; echo err >&2; exit 5";
         let command =
             node.crictl_command(&["exec", "--transport", transport, "-i", "-t", &id, "sh", "-c", inside]);
         let words: Vec<_> = std::iter::once(command.as_std().get_program())

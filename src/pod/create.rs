@@ -264,12 +264,7 @@ impl Pods {
         let rootfs = self.paths.rootfs();
         let shm = if pod.facts.host_ipc() { PathBuf::from("/dev/shm") } else { paths.shm.clone() };
         let (resolv_conf, hostname_file) = (paths.resolv_conf(), paths.hostname());
-        let mut host = HostFacts { apparmor, ..self.host.clone() };
-        if facts.config.linux.as_ref().and_then(|l| l.security_context.as_ref()).is_some_and(|c| c.privileged)
-        {
-            let stage = Stage::begin("listing the host's devices", &facts.name);
-            host.devices = stage.check(observe::host_devices())?;
-        }
+        let host = self.host_facts(facts, apparmor)?;
         let Handler { settings, base } = self.handler(&facts.runtime)?;
         let annotations = adjust::annotations(settings, &pod.facts.config, &facts.config);
         let devices = devices::of(&self.config.devices, &facts.config, &annotations, &draft.user)?;
@@ -303,6 +298,17 @@ impl Pods {
             host: &host,
         };
         spec::build(&input).map_err(name_the_field)
+    }
+
+    /// What is known of the host, with its device nodes where the container is to have them.
+    fn host_facts(&self, facts: &ContainerFacts, apparmor: AppArmorFacts) -> Result<HostFacts, PodError> {
+        let host = HostFacts { apparmor, ..self.host.clone() };
+        let context = facts.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+        if !context.is_some_and(|context| context.privileged) {
+            return Ok(host);
+        }
+        let stage = Stage::begin("listing the host's devices", &facts.name);
+        Ok(HostFacts { devices: stage.check(observe::host_devices())?, ..host })
     }
 
     fn monitor_settings(&self, pod: &Pod, draft: &Draft<'_>, rootfs: RootFs) -> Settings {

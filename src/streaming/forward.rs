@@ -38,6 +38,13 @@ struct Half {
     until: Instant,
 }
 
+/// The two streams of one forwarded connection.
+struct Pair {
+    port: u16,
+    data: Stream,
+    error: Stream,
+}
+
 /// Serves pairs of streams until the client ends the connection. `dial` connects to a port in the pod; its error is a text
 /// for the client.
 pub(super) async fn over_spdy<D, F>(mut connection: Connection, dial: D)
@@ -59,33 +66,36 @@ where
             }
         };
         let Some(opening) = opening else { break };
-        let Some(label) = label(opening.headers(), &opening) else {
-            let _ = opening.refuse().await;
-            continue;
-        };
-        if halves.get(&label.pair).is_some_and(|half| half.is_data == label.is_data) {
-            let _ = opening.refuse().await;
-            continue;
-        }
-        let Ok(stream) = opening.accept().await else { break };
-        match halves.remove(&label.pair) {
-            Some(half) => {
-                let (data, error) = if label.is_data { (stream, half.stream) } else { (half.stream, stream) };
-                let (dial, port) = (Arc::clone(&dial), label.port);
-                forwards.spawn(async move {
-                    let connected = dial(port).await;
-                    let (input, output) = (Input::Spdy(data.read), Output::Spdy(data.write));
-                    forward(connected, input, output, Output::Spdy(error.write)).await;
-                });
-            }
-            None => {
-                let until = Instant::now() + PAIRING;
-                halves.insert(label.pair, Half { stream, is_data: label.is_data, until });
-            }
+        let Ok(pair) = pair_up(opening, &mut halves).await else { break };
+        if let Some(Pair { port, data, error }) = pair {
+            let dial = Arc::clone(&dial);
+            forwards.spawn(async move {
+                let connected = dial(port).await;
+                let (input, output) = (Input::Spdy(data.read), Output::Spdy(data.write));
+                forward(connected, input, output, Output::Spdy(error.write)).await;
+            });
         }
     }
     forwards.shutdown().await;
     connection.close().await;
+}
+
+/// Accepts a stream that can be of use, and gives it with its other half when that is there. An error says that the connection
+/// has ended.
+async fn pair_up(opening: Opening, halves: &mut HashMap<String, Half>) -> io::Result<Option<Pair>> {
+    let label = label(opening.headers(), &opening);
+    let twice = |label: &Label| halves.get(&label.pair).is_some_and(|half| half.is_data == label.is_data);
+    let Some(label) = label.filter(|label| !twice(label)) else {
+        return opening.refuse().await.map(|()| None);
+    };
+    let stream = opening.accept().await?;
+    let Some(half) = halves.remove(&label.pair) else {
+        let until = Instant::now() + PAIRING;
+        halves.insert(label.pair, Half { stream, is_data: label.is_data, until });
+        return Ok(None);
+    };
+    let (data, error) = if label.is_data { (stream, half.stream) } else { (half.stream, stream) };
+    Ok(Some(Pair { port: label.port, data, error }))
 }
 
 /// Serves the pairs of channels of those ports until all of them, or the client, have ended.

@@ -7,11 +7,15 @@ use std::path::{Path, PathBuf};
 
 use libfuzzer_sys::fuzz_target;
 use podd::api::{ContainerConfig, PodSandboxConfig};
+use podd::apparmor::{AppArmorFacts, DefaultProfile};
 use podd::cgroup::CgroupMode;
 use podd::id::PodId;
+use podd::runtime::Features;
+use podd::selinux::Labels;
+use podd::spec::seccomp::Filter;
 use podd::spec::{
-    Base, HostFacts, MountSource, Namespaces, PodFiles, PrivilegedDevices, ResolvedUser, SourcePropagation, SpecInput,
-    build,
+    Base, DEFAULT_CAPABILITIES, HostFacts, MountSource, Namespaces, PodFiles, PrivilegedDevices,
+    ResolvedUser, SourcePropagation, SpecInput, build,
 };
 use prost::Message;
 
@@ -25,9 +29,16 @@ fn host(bits: u8) -> HostFacts {
         swap_limit: bits & 4 == 0,
         hugepage_sizes: vec!["2MB".to_owned()],
         devices: Vec::new(),
-        apparmor: bits & 8 == 0,
-        apparmor_default: None,
-        selinux: bits & 16 == 0,
+        apparmor: match bits & 8 == 0 {
+            true => AppArmorFacts::Disabled,
+            false => AppArmorFacts::Enabled {
+                default: DefaultProfile::Unconfined,
+                loaded: ["mine".to_owned()].into(),
+            },
+        },
+        nsdelegate: bits & 16 == 0,
+        selinux: bits & 32 == 0,
+        kernel: (6, 1),
     }
 }
 
@@ -35,7 +46,9 @@ fuzz_target!(|data: &[u8]| {
     let Some((&[bits, high, low], rest)) = data.split_first_chunk::<3>() else { return };
     let middle = usize::from(u16::from_be_bytes([high, low])).min(rest.len());
     let (first, second) = rest.split_at(middle);
-    let (Ok(config), Ok(pod)) = (ContainerConfig::decode(first), PodSandboxConfig::decode(second)) else { return };
+    let (Ok(config), Ok(pod)) = (ContainerConfig::decode(first), PodSandboxConfig::decode(second)) else {
+        return;
+    };
     let source = |mount: &podd::api::Mount| MountSource {
         path: PathBuf::from(&mount.host_path),
         propagation: SourcePropagation::Shared,
@@ -52,11 +65,17 @@ fuzz_target!(|data: &[u8]| {
         rootfs: Path::new("/rootfs"),
         cgroups_path: "/pod/container",
         hostname: "host",
+        pids_limit: u64::from(bits & 64),
         namespaces: Namespaces::default(),
         files: PodFiles::default(),
         mounts: &mounts,
+        default_mounts: &[],
         devices: &[],
         annotations: &annotations,
+        capabilities: &DEFAULT_CAPABILITIES,
+        seccomp: &Filter::BuiltIn,
+        labels: &Labels::default(),
+        features: &Features { recursive_read_only: Ok(()), id_mapped_mounts: Ok(()) },
         base: &Base::default(),
         privileged_devices: PrivilegedDevices::All,
         host: &host,

@@ -123,8 +123,8 @@ fn mount_root(settings: &Settings) -> Result<(), Failure> {
         .at(Stage::Namespace)?;
     let namespace = settings.user_namespace.as_ref();
     let show = |overlay: &Overlay, target: &Path| match namespace {
-        None => mount_overlay(overlay, target),
-        Some(namespace) => mount_mapped(overlay, namespace, mount_point, target),
+        Some(namespace) if !overlay.owned => mount_mapped(overlay, namespace, mount_point, target),
+        _ => mount_overlay(overlay, target),
     };
     show(&settings.overlay, &target).at(Stage::Overlay)?;
     let furnish = || furnish(&target, &settings.directories, &settings.links);

@@ -76,6 +76,7 @@ impl Container {
                 upper: self.path("upper"),
                 work: self.path("work"),
                 options: Vec::new(),
+                owned: false,
             },
             create: shell(create),
             delete: shell(format!("touch {}", self.path("deleted").display())),

@@ -323,6 +323,7 @@ impl Pods {
                 upper: rootfs.upper,
                 work: rootfs.work,
                 options: mount_options(&draft.labels),
+                owned: false,
             },
             user_namespace: self.paths.pod(&pod.facts.id).monitor_user_namespace(&pod.facts),
             terminal: facts.config.tty,

@@ -20,6 +20,7 @@ fn settings() -> Settings {
             upper: "/u".into(),
             work: "/w".into(),
             options: vec!["index=off".to_owned()],
+            owned: true,
         },
         user_namespace: Some(UserNamespace { path: "/run/podd/user".into(), uid: 100_000, gid: 200_000 }),
         create: vec!["/usr/bin/crun".into(), "create".into(), "c1".into()],

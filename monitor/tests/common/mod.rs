@@ -305,6 +305,7 @@ fn settings(runtime: &str, plan: &Plan, dir: &Path, id: &str) -> Settings {
             upper: path("upper"),
             work: path("work"),
             options: vec!["index=off".to_owned()],
+            owned: false,
         },
         create,
         delete,

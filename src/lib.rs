@@ -103,4 +103,5 @@ pub mod selinux;
 pub mod spec;
 pub mod streaming;
 pub mod sys;
+pub mod telemetry;
 pub mod yaml;

@@ -55,7 +55,9 @@ impl Pods {
             Claim::Taken(id) => return self.created_before(&id, &name, &request).map_err(Arc::new),
             Claim::InFlight(flight) => flight.outcome().await?,
             Claim::New(reservation) => {
-                let made = Box::pin(self.make_container(pod, name, request)).await.map_err(Arc::new);
+                let timeline = Arc::clone(&pod.timeline);
+                let making = Box::pin(self.make_container(pod, name, request));
+                let made = timeline.scope(making).await.map_err(Arc::new);
                 reservation.settle(made)?
             }
         };
@@ -243,7 +245,7 @@ impl Pods {
         let settings = Settings { volumes, ..self.monitor_settings(pod, draft, rootfs) };
         let launch = Launch { binary: self.monitor.clone(), settings };
         let stage = Stage::begin("creating the container with its runtime", &facts.name);
-        let created = stage.check(monitor::launch(&launch).await);
+        let created = stage.launched(monitor::launch(&launch).await);
         let created = created.map_err(|error| self.impossible_mount(draft).unwrap_or(error))?;
         let stage = Stage::begin("committing the container", &facts.name);
         stage.check(created.monitor.commit().await)?;

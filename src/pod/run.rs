@@ -15,6 +15,7 @@ use crate::api::PodSandboxConfig;
 use crate::id::PodId;
 use crate::record::{self, Durability};
 use crate::spec::userns;
+use crate::telemetry::Timeline;
 
 impl Pods {
     /// Makes a pod, or joins the call that is making it, or finds the one that was made (B1).
@@ -23,7 +24,9 @@ impl Pods {
             Claim::Taken(id) => return self.made_before(&id, &request).map_err(Arc::new),
             Claim::InFlight(flight) => flight.outcome().await?,
             Claim::New(reservation) => {
-                let made = Box::pin(self.make_pod(request)).await.map_err(Arc::new);
+                let timeline = Arc::new(Timeline::default());
+                let making = Box::pin(self.make_pod(request, &timeline));
+                let made = Arc::clone(&timeline).scope(making).await.map_err(Arc::new);
                 reservation.settle(made)?
             }
         };
@@ -42,7 +45,7 @@ impl Pods {
         Err(PodError::Exists { name: request.name.to_string(), id: id.to_string(), difference })
     }
 
-    async fn make_pod(&self, request: PodRequest) -> Result<PodId, PodError> {
+    async fn make_pod(&self, request: PodRequest, timeline: &Arc<Timeline>) -> Result<PodId, PodError> {
         self.runtime(&request.handler).await?;
         let told = PodResources::of(&request.config);
         self.check_pod_resources(&told, ["config.linux.overhead", "config.linux.resources"])?;
@@ -75,7 +78,7 @@ impl Pods {
         match built {
             Ok(state) => {
                 tracing::info!(pod = %id, name = %facts.name, "pod is ready");
-                self.index.add_pod(Arc::new(Pod::new(facts, state)));
+                self.index.add_pod(Arc::new(Pod::new(facts, state, Arc::clone(timeline))));
                 self.attention.notify_one();
                 Ok(id)
             }

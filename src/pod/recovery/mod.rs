@@ -67,7 +67,7 @@ async fn recover_pod(pods: &Arc<Pods>, id: &PodId) {
         PodPlan::Undo => {}
         PodPlan::Adopt(state) => {
             pods.pod_names.take(record.facts.name.clone(), id.clone());
-            let pod = Arc::new(Pod::new(record.facts, state));
+            let pod = Arc::new(Pod::new(record.facts, state, Arc::default()));
             pod.set_resources(record.resources);
             pod.claim();
             if pod.is_ready() && !pods.take_up_pause(&pod).await {

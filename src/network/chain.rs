@@ -128,6 +128,7 @@ impl<'a> Chain<'a> {
         let output = run.execute().await.and_then(|output| read(&output));
         let failed = output.as_ref().err().map(|failure| failure as &dyn std::error::Error);
         let elapsed = step.end(failed).took;
+        telemetry::metrics().plugin(plugin.kind(), command.as_str(), elapsed, failed.is_none());
         output.map_err(|failure| PluginError {
             plugin: plugin.kind().to_owned(),
             network: self.network.name.clone(),

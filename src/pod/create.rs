@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use podd_monitor::protocol::{Overlay, Settings};
+use tracing::Instrument;
 
 use super::adjust::{self, Handler};
 use super::background::Unwanted;
@@ -104,7 +105,7 @@ impl Pods {
             let _ = fs::remove_dir_all(self.paths.container(&id).dir);
             return Err(error);
         }
-        let made = self.bring_up(&pod, &draft).await;
+        let made = self.bring_up(&pod, &draft).instrument(draft.facts.span()).await;
         drop(lease);
         match made {
             Ok(created) => {

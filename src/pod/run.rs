@@ -3,6 +3,8 @@
 use std::fs;
 use std::sync::Arc;
 
+use tracing::Instrument;
+
 use super::Pods;
 use super::background::Unwanted;
 use super::error::{PodError, Stage};
@@ -67,7 +69,7 @@ impl Pods {
             made_cgroup,
         };
         self.record_intent(&facts)?;
-        let built = match self.build(&facts).await {
+        let built = match self.build(&facts).instrument(facts.span()).await {
             Ok(ips) => {
                 let state = PodState::Ready { ips };
                 let stage = Stage::begin("recording the pod", &facts.name);
@@ -83,7 +85,7 @@ impl Pods {
                 Ok(id)
             }
             Err(error) => {
-                self.undo_or_retry(Unwanted::Pod(Remains::of(&facts))).await;
+                self.undo_or_retry(Unwanted::Pod(Remains::of(&facts))).instrument(facts.span()).await;
                 Err(error)
             }
         }

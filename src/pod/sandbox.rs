@@ -68,6 +68,11 @@ pub struct PodFacts {
 }
 
 impl PodFacts {
+    /// The span of what is done with it, by which the log's lines know it.
+    pub(super) fn span(&self) -> tracing::Span {
+        tracing::info_span!("pod", pod = %self.id)
+    }
+
     /// The namespaces as asked for (CRI `NamespaceOption`); the kubelet wants them echoed (B7).
     pub fn namespaces(&self) -> NamespaceOption {
         let linux = self.config.linux.as_ref();

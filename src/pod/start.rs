@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tracing::Instrument;
+
 use super::Pods;
 use super::container::{Container, ContainerStage};
 use super::error::{PodError, Stage, chain};
@@ -11,7 +13,7 @@ impl Pods {
     /// Lets a created container's init go.
     pub async fn start_container(&self, id: &str) -> Result<(), PodError> {
         let container = self.container(id)?;
-        Arc::clone(&container.pod.timeline).scope(self.start(&container)).await
+        Arc::clone(&container.pod.timeline).scope(self.start(&container)).instrument(container.span()).await
     }
 
     async fn start(&self, container: &Container) -> Result<(), PodError> {

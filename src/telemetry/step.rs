@@ -5,7 +5,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::Span;
 
+use super::metrics::metrics;
 use super::timeline::{self, Entry};
+use super::trace;
 
 /// A stage under way.
 #[derive(Debug)]
@@ -34,6 +36,7 @@ impl Step {
         let span = tracing::debug_span!(
             "stage",
             otel.name = stage,
+            otel.status_code = tracing::field::Empty,
             otel.status_description = tracing::field::Empty,
             object
         );
@@ -53,6 +56,8 @@ impl Step {
     /// Notes a stage within this one, for the same object, that somebody else has measured: when it began, in nanoseconds
     /// since 1970, and how long it took.
     pub fn inner(&self, stage: &'static str, started_at: i64, took: Duration) {
+        metrics().stage(stage, took, true);
+        trace::past(&self.span, stage, &self.object, started_at, took);
         timeline::record(|| Entry::new(stage, &self.object, started_at, took, None));
     }
 
@@ -60,9 +65,11 @@ impl Step {
     pub fn end(self, error: Option<&dyn Error>) -> Ended {
         let took = self.began.elapsed();
         let Self { stage, object, span, started_at, .. } = self;
-        tracing::debug!(stage, object, micros = took.as_micros(), ok = error.is_none());
+        metrics().stage(stage, took, error.is_none());
+        tracing::debug!(parent: &span, stage, object, micros = took.as_micros(), ok = error.is_none());
         let error = error.map(super::chain);
         if let Some(error) = &error {
+            span.record("otel.status_code", "error");
             span.record("otel.status_description", error);
         }
         timeline::record(|| Entry::new(stage, &object, started_at, took, error));

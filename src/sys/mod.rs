@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 pub mod console;
+pub mod descriptors;
 pub mod fs;
 pub mod isal;
 pub mod kernel;

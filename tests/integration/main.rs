@@ -40,5 +40,6 @@ mod recovery;
 mod resources;
 mod security;
 mod server;
+mod stats;
 mod streaming;
 mod userns;

@@ -242,7 +242,19 @@ async fn a_pod_shows_its_traffic_its_processes_and_its_containers() {
         "for i in $(seq 100); do wget -q -O /dev/null http://{ip}:8080/file && exit 0; sleep 0.1; done; exit 1"
     );
     node.exec_ok(&client, &fetch).await;
-    let (attributes, stats) = of_pod(&mut node, &pod.id[..16]).await;
+    // A server's child of a moment ago may still be there.
+    let runtime = node.runtime.clone();
+    let stats = eventually("httpd, a shell and two that sleep", || {
+        let mut client = runtime.clone();
+        let request = api::PodSandboxStatsRequest { pod_sandbox_id: pod.id[..16].to_owned() };
+        async move {
+            let stats = client.pod_sandbox_stats(request).await.unwrap().into_inner().stats.unwrap();
+            let processes = stats.linux.as_ref().unwrap().process.as_ref().unwrap();
+            (value(&processes.process_count) == 4).then_some(stats)
+        }
+    })
+    .await;
+    let (attributes, stats) = (stats.attributes.unwrap(), stats.linux.unwrap());
     assert_eq!(
         (attributes.id.as_str(), attributes.metadata.unwrap().name.as_str()),
         (pod.id.as_str(), "server")
@@ -258,7 +270,6 @@ async fn a_pod_shows_its_traffic_its_processes_and_its_containers() {
     assert!(value(&eth0.rx_bytes) > value(&idle.rx_bytes) && value(&eth0.rx_errors) == 0, "{eth0:?}");
     let others: BTreeSet<_> = network.interfaces.iter().map(|interface| interface.name.as_str()).collect();
     assert_eq!(others, BTreeSet::from(["net1", "net2"]));
-    assert_eq!(value(&stats.process.unwrap().process_count), 4, "httpd, a shell and two that sleep");
     let containers: BTreeSet<_> = stats.containers.iter().map(id).collect();
     assert_eq!(containers, BTreeSet::from([server.as_str(), second.as_str()]));
     let sum: u64 =
@@ -436,7 +447,11 @@ async fn each_metric_has_a_descriptor_with_as_many_labels_and_each_descriptor_a_
 async fn metrics_count_kills_for_want_of_memory_and_time_that_a_quota_took() {
     let mut node = Node::start().await;
     let pod = node.run_pod(PodSpec::new(&node, "pod")).await;
-    let container = node.run(&pod, busy("busy", 1).with(limited(32))).await;
+    // So little that a busy loop uses it up on a busy machine, too.
+    let little = |config: &mut api::ContainerConfig| {
+        config.linux.as_mut().unwrap().resources.as_mut().unwrap().cpu_quota = 3000;
+    };
+    let container = node.run(&pod, busy("busy", 1).with(limited(32)).with(little)).await;
     let killed = node.exec(&container, "exec tail -c 200000000 /dev/zero", 60).await.unwrap();
     assert_eq!(killed.code, 137, "{killed:?}");
     let client = node.runtime.clone();
@@ -445,19 +460,19 @@ async fn metrics_count_kills_for_want_of_memory_and_time_that_a_quota_took() {
         async move {
             let request = api::ListPodSandboxMetricsRequest {};
             let answer = client.list_pod_sandbox_metrics(request).await.unwrap().into_inner();
-            let metrics =
-                answer.pod_metrics.into_iter().next()?.container_metrics.into_iter().next()?.metrics;
+            let metrics = answer.pod_metrics.into_iter().next()?.container_metrics.into_iter().next()?.metrics;
             let of = |name: &str| metrics.iter().find(|it| it.name == name).map(|it| value(&it.value));
-            let busy = of("container_cpu_usage_seconds_total")? >= 2
-                && of("container_cpu_cfs_throttled_periods_total")? > 0;
-            (busy && of("container_oom_events_total")? > 0).then_some(metrics)
+            let throttled = of("container_cpu_cfs_throttled_periods_total")? > 0;
+            (throttled && of("container_oom_events_total")? > 0).then_some(metrics)
         }
     })
     .await;
     let of = |name: &str| value(&metrics.iter().find(|metric| metric.name == name).unwrap().value);
     assert!(of("container_memory_failcnt") > 0 && of("container_cpu_cfs_periods_total") > 0);
-    assert!(of("container_cpu_user_seconds_total") <= of("container_cpu_usage_seconds_total") + 1);
     assert!(of("container_memory_max_usage_bytes") > 16 * MIB);
+    let used = value(&of_container(&mut node, &container).await.cpu.unwrap().usage_core_nano_seconds);
+    let seconds = of("container_cpu_usage_seconds_total");
+    assert!(seconds <= used / 1_000_000_000 && of("container_cpu_user_seconds_total") <= seconds, "{used} ns");
     node.finish().await;
 }
 

@@ -60,19 +60,30 @@ fn whole(shares: u128) -> u64 {
 /// How far a walk may go before it has to pause.
 pub(super) struct Budget<'a> {
     /// So many files.
-    pub(super) entries: u64,
+    entries: u64,
     /// Until then.
-    pub(super) until: Instant,
+    until: Instant,
     /// Or until this is set.
-    pub(super) gone: &'a AtomicBool,
+    gone: &'a AtomicBool,
+    used_up: bool,
 }
 
-impl Budget<'_> {
+impl<'a> Budget<'a> {
+    pub(super) fn new(entries: u64, until: Instant, gone: &'a AtomicBool) -> Self {
+        Self { entries, until, gone, used_up: false }
+    }
+
+    /// How many files are left.
+    pub(super) fn entries(&self) -> u64 {
+        self.entries
+    }
+
     /// Takes one file of it; `false` when it is used up.
     fn spend(&mut self) -> bool {
         self.entries = self.entries.saturating_sub(1);
         let in_time = !self.entries.is_multiple_of(ENTRIES_AT_ONCE) || Instant::now() < self.until;
-        self.entries > 0 && in_time && !self.gone.load(Ordering::Relaxed)
+        self.used_up |= self.entries == 0 || !in_time || self.gone.load(Ordering::Relaxed);
+        !self.used_up
     }
 }
 
@@ -95,6 +106,8 @@ impl From<Errno> for Broken {
 pub(super) struct Walk {
     here: OwnedFd,
     inode: u64,
+    /// Nothing more is to be read in it.
+    at_end: bool,
     device: u64,
     above: Vec<Above>,
     /// What was found so far.
@@ -120,29 +133,33 @@ impl Walk {
     pub(super) fn begin(top: OwnedFd, mut sum: Sum) -> Result<Self, Broken> {
         let stat = fs::stat(top.as_fd())?;
         sum.add(&stat);
-        Ok(Self { here: top, inode: stat.st_ino, device: stat.st_dev, above: Vec::new(), sum })
+        Ok(Self { here: top, inode: stat.st_ino, at_end: false, device: stat.st_dev, above: Vec::new(), sum })
     }
 
     /// Goes on until the end, which is `true`, or until the budget is used up.
     pub(super) fn go_on(&mut self, budget: &mut Budget<'_>) -> Result<bool, Broken> {
-        loop {
+        while !budget.used_up {
             match self.look(budget)? {
                 Next::Down(directory, above) => {
                     self.inode = fs::stat(directory.as_fd())?.st_ino;
-                    self.here = directory;
+                    (self.here, self.at_end) = (directory, false);
                     self.above.push(above);
                 }
                 Next::Up => match self.above.pop() {
                     Some(above) => self.go_up(&above)?,
                     None => return Ok(true),
                 },
-                Next::Pause => return Ok(false),
+                Next::Pause => break,
             }
         }
+        Ok(false)
     }
 
     /// Looks at entries, up to the next directory.
     fn look(&mut self, budget: &mut Budget<'_>) -> Result<Next, Broken> {
+        if self.at_end {
+            return Ok(Next::Up);
+        }
         let mut buffer = [MaybeUninit::uninit(); BUFFER];
         let mut entries = RawDir::new(&self.here, &mut buffer);
         while let Some(entry) = entries.next() {
@@ -168,7 +185,7 @@ impl Walk {
                 }
             }
             if !more {
-                rustix::fs::seek(&self.here, SeekFrom::Start(position))?;
+                self.at_end = !seek(&self.here, position)?;
                 return Ok(Next::Pause);
             }
         }
@@ -182,9 +199,18 @@ impl Walk {
         if (stat.st_dev, stat.st_ino) != (self.device, above.inode) {
             return Err(Broken::Moved);
         }
-        rustix::fs::seek(&parent, SeekFrom::Start(above.position))?;
+        self.at_end = !seek(&parent, above.position)?;
         (self.here, self.inode) = (parent, above.inode);
         Ok(())
+    }
+}
+
+/// Goes on in a directory where it was left; `false` if it was deleted meanwhile, and so ends before that.
+fn seek(directory: &OwnedFd, position: u64) -> Result<bool, Broken> {
+    match rustix::fs::seek(directory, SeekFrom::Start(position)) {
+        Ok(_) => Ok(true),
+        Err(Errno::INVAL) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -251,9 +251,9 @@ impl Shared {
             loop {
                 pace.wait(&turn.gone);
                 let began = Instant::now();
-                let mut budget = Budget { entries: pace.entries, until: began + pace.work, gone: &turn.gone };
+                let mut budget = Budget::new(pace.entries, began + pace.work, &turn.gone);
                 let ended = walk.go_on(&mut budget);
-                pace.entries = budget.entries;
+                pace.entries = budget.entries();
                 pace.work = pace.work.saturating_sub(began.elapsed());
                 *took += began.elapsed();
                 *sum = walk.sum;
@@ -323,5 +323,17 @@ impl Pace<'_> {
         if self.began.elapsed() >= ROUND {
             (self.began, self.entries, self.work) = (Instant::now(), self.shared.entries, self.shared.work);
         }
+    }
+}
+
+#[cfg(test)]
+impl Walker {
+    pub(super) fn is_started(&self) -> bool {
+        self.shared.lock().started
+    }
+
+    /// What is known of a layer, without a question.
+    pub(super) fn known(&self, container: &ContainerId) -> Option<Usage> {
+        self.shared.lock().layers.get(container)?.usage
     }
 }

@@ -11,6 +11,7 @@
 //!   resources.rs pause.rs                                   what a pod has of the node, made and undone
 //!   bundle.rs signal.rs volumes.rs                          what a monitor is told; stop signals; what is mounted
 //!   confine.rs                                              labels, filters and default rights
+//!   layer.rs                                                what the writable layer may take
 //!   adjust.rs devices.rs                                    what else a container's document is made of
 //!   names.rs index.rs                                       single flight by name, lookup by ID and prefix
 //!   sandbox.rs container.rs state.rs paths.rs               the objects, their records, their states
@@ -29,6 +30,7 @@ mod devices;
 mod error;
 mod exec;
 mod index;
+mod layer;
 mod limits;
 mod names;
 mod paths;
@@ -59,6 +61,7 @@ use tokio::sync::{Notify, OnceCell};
 use crate::apparmor::AppArmor;
 use crate::cgroup::{CgroupPath, Cgroups, Driver};
 use crate::config::Config;
+use crate::disk::Disk;
 use crate::id::{ContainerId, PodId};
 use crate::image::Images;
 use crate::network::Network;
@@ -89,6 +92,7 @@ pub struct Pods {
     config: Arc<Config>,
     paths: Paths,
     images: Images,
+    disk: Disk,
     network: Network,
     runtimes: BTreeMap<String, OnceCell<Runtime>>,
     /// Whether pods can have user namespaces, or what is lacking.
@@ -144,6 +148,7 @@ impl Pods {
         let pods = Arc::new(Self {
             confinement,
             paths,
+            disk: Disk::open(&config.disk, &images.places().containers),
             images,
             network,
             bases: adjust::bases(&config)?,
@@ -213,6 +218,11 @@ impl Pods {
     /// The images that containers are made from.
     pub fn images(&self) -> &Images {
         &self.images
+    }
+
+    /// What the containers' writable layers take.
+    pub fn disk(&self) -> &Disk {
+        &self.disk
     }
 
     /// The pod network.

@@ -51,6 +51,7 @@ impl Pods {
             Ok(None) => state.lost("its monitor died before it"),
             Err(error) => state.lost(&format!("its exit record cannot be read: {}", chain(&error))),
         });
+        self.disk.ended(id);
         if let ContainerState::Exited(exit) = container.state() {
             tracing::info!(container = %id, code = exit.code, reason = exit.reason.as_str(), "container has ended");
         }

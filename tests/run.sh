@@ -22,7 +22,7 @@ PACKAGES=(
     g++ gcc iproute2 iptables kmod libc6-dev libisal2 nginx openssl procps runc shellcheck skopeo systemd umoci
 )
 SCRIPTS=(contrib/build.sh contrib/demo.sh contrib/lib/image.sh contrib/lib/monitor.sh contrib/lib/namespace.sh
-    contrib/lib/qemu.sh contrib/lib/tools.sh contrib/lib/uml.sh fuzz/rustc.sh tests/bench/pull.sh tests/features.sh tests/fuzz.sh tests/run.sh
+    contrib/lib/qemu.sh contrib/lib/tools.sh contrib/lib/uml.sh fuzz/rustc.sh tests/bench/pull.sh tests/bench/stats.sh tests/features.sh tests/fuzz.sh tests/run.sh
     .ci/run)
 # One test binary that takes longer than this hangs.
 TEST_LIMIT=900
@@ -32,7 +32,7 @@ V2_LIMIT=480
 # mapped; those are tried on the node.
 V2=(
     containers:: containers_life:: devices:: handlers:: image_volumes:: mounts:: pods:: pods_network:: pods_pids:: recovery::
-    resources:: security:: streaming::
+    resources:: security:: stats:: streaming::
 )
 # What is left out there, because that kernel lacks something.
 V2_WITHOUT=(

@@ -10,7 +10,7 @@ use toml::Table;
 use super::read::{Problem, Reader};
 use super::{
     AppArmorConfig, BlockIoConfig, CdiConfig, CgroupConfig, CgroupDriver, Config, ContainersConfig,
-    DevicesConfig, ImagesConfig, LogFormat, LogLevel, MetricsConfig, MonitorConfig, MountsConfig,
+    DevicesConfig, DiskConfig, ImagesConfig, LogFormat, LogLevel, MetricsConfig, MonitorConfig, MountsConfig,
     NetworkConfig, NriConfig, SeccompConfig, SecurityConfig, SelinuxConfig, StreamingConfig, TracingConfig,
     runtimes,
 };
@@ -100,6 +100,7 @@ impl Config {
             devices: DevicesConfig::defaults(),
             cdi: CdiConfig::defaults(),
             blockio: BlockIoConfig::defaults(),
+            disk: DiskConfig::defaults(),
             monitor: MonitorConfig::defaults(),
             mounts: MountsConfig::defaults(),
             network: NetworkConfig::defaults(root),
@@ -133,6 +134,7 @@ fn apply(config: &mut Config, mut reader: Reader<'_>) {
     reader.section("devices", |reader| config.devices.read(reader));
     reader.section("cdi", |reader| config.cdi.read(reader));
     reader.section("blockio", |reader| config.blockio.read(reader));
+    reader.section("disk", |reader| config.disk.read(reader));
     reader.section("monitor", |reader| config.monitor.read(reader));
     reader.section("mounts", |reader| config.mounts.read(reader));
     reader.section("network", |reader| config.network.read(reader));

@@ -55,6 +55,7 @@ impl Pods {
             Ok(None) => state.lost("its monitor died before it"),
             Err(error) => state.lost(&format!("its exit record cannot be read: {}", chain(&error))),
         });
+        self.disk.ended(id);
         if let ContainerState::Exited(exit) = container.state() {
             metrics().exit(exit.reason.as_str(), exit.reason == Reason::OomKilled);
             tracing::info!(container = %id, code = exit.code, reason = exit.reason.as_str(), "container has ended");

@@ -8,7 +8,7 @@ use tonic::Status;
 
 use super::{Service, error, render, validate};
 use crate::api;
-use crate::pod::Container;
+use crate::pod::{Container, ContainerView};
 
 impl Service {
     pub(super) async fn create_container(
@@ -86,8 +86,8 @@ impl Service {
         let found = self.pods.container(&request.container_id);
         let container = found.map_err(|e| error::pod("ContainerStatus", e))?;
         Ok(api::ContainerStatusResponse {
-            status: Some(render::container_status(&container)),
             info: if request.verbose { self.container_info(&container) } else { HashMap::new() },
+            status: Some(render::container_status(&ContainerView::of(container))),
         })
     }
 

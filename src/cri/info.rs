@@ -73,6 +73,7 @@ impl Service {
             ("objects".to_owned(), counts.to_string()),
             ("confinement".to_owned(), self.pods.confinement().to_string()),
             ("apparmor".to_owned(), self.apparmor_info().to_string()),
+            ("events".to_owned(), json!(self.pods.events().numbers()).to_string()),
             ("pulls".to_owned(), json!(self.pods.images().pulls()).to_string()),
             ("pullTotals".to_owned(), json!(self.pods.images().pull_totals()).to_string()),
         ])

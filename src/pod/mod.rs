@@ -16,6 +16,7 @@
 //!   sandbox.rs container.rs state.rs paths.rs               the objects, their records, their states
 //!   abilities.rs                                            what the node and its runtimes can do
 //!   watch.rs background.rs recovery/                        exits, what is tried again, what a restart finds
+//!   events/                                                 what happens, told to whoever listens
 //! ```
 
 mod abilities;
@@ -27,6 +28,7 @@ mod container;
 mod create;
 mod devices;
 mod error;
+mod events;
 mod exec;
 mod index;
 mod limits;
@@ -70,6 +72,7 @@ use confine::Confinement;
 pub use container::{Container, ContainerFacts, ContainerName, ContainerRequest};
 use error::Stage;
 pub use error::{Cause, PodError, chain};
+pub use events::{ContainerView, Event, EventKind, EventNumbers, Events, EventsError, PodView, Reader};
 pub use exec::Attachment;
 use index::Index;
 pub use limits::PodResources;
@@ -100,6 +103,7 @@ pub struct Pods {
     boot_id: BootId,
     monitor: PathBuf,
     index: Index,
+    events: Events,
     pod_names: Arc<Names<PodName, PodId>>,
     container_names: Arc<Names<ContainerName, ContainerId>>,
     confinement: Confinement,
@@ -151,6 +155,7 @@ impl Pods {
             boot_id: BootId::current().map_err(OpenError::new("read the boot ID"))?,
             monitor: monitor_path(&config)?,
             index: Index::default(),
+            events: Events::new(),
             pod_names: Names::new(),
             container_names: Names::new(),
             unfinished: Mutex::default(),
@@ -200,6 +205,11 @@ impl Pods {
     /// The node's AppArmor.
     pub fn apparmor(&self) -> &AppArmor {
         &self.apparmor
+    }
+
+    /// What happens to pods and containers.
+    pub fn events(&self) -> &Events {
+        &self.events
     }
 
     /// The images that containers are made from.

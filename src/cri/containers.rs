@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use serde_json::json;
 use tonic::Status;
 
 use super::{Service, error, render, validate};
@@ -106,16 +105,7 @@ impl Service {
     }
 
     fn container_info(&self, container: &Container) -> HashMap<String, String> {
-        let facts = &container.facts;
-        let info = json!({
-            "sandboxID": facts.name.pod,
-            "pid": container.pid(),
-            "runtime": facts.runtime,
-            "cgroup": facts.cgroup,
-            "config": facts.config,
-            "runtimeSpec": self.pods.runtime_spec(&facts.id),
-        });
-        HashMap::from([("info".to_owned(), info.to_string())])
+        HashMap::from([("info".to_owned(), self.container_json(container).to_string())])
     }
 }
 

@@ -17,6 +17,7 @@ mod runtime;
 mod stream;
 mod streaming;
 mod validate;
+mod verbose;
 
 use std::future::Future;
 use std::path::Path;

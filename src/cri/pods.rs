@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use serde_json::json;
 use tonic::Status;
 
 use super::{Service, error, render, validate};
@@ -70,15 +69,6 @@ impl Service {
     }
 
     fn pod_info(&self, pod: &Pod) -> HashMap<String, String> {
-        let info = json!({
-            "runtimeHandler": pod.facts.handler,
-            "cgroup": pod.facts.cgroup,
-            "selinuxLevel": pod.facts.selinux_level,
-            "resources": pod.resources(),
-            "limitedBy": if pod.facts.made_cgroup.is_some() { "podd" } else { "client" },
-            "config": pod.facts.config,
-            "network": pod.state(),
-        });
-        HashMap::from([("info".to_owned(), info.to_string())])
+        HashMap::from([("info".to_owned(), self.pod_json(pod).to_string())])
     }
 }

@@ -16,7 +16,7 @@
 //!   sandbox.rs container.rs state.rs paths.rs               the objects, their records, their states
 //!   abilities.rs                                            what the node and its runtimes can do
 //!   watch.rs background.rs recovery/                        exits, what is tried again, what a restart finds
-//!   events/                                                 what happens, told to whoever listens
+//!   events/ inspect.rs                                      what happens, told to whoever listens; what else can be seen
 //! ```
 
 mod abilities;
@@ -31,6 +31,7 @@ mod error;
 mod events;
 mod exec;
 mod index;
+mod inspect;
 mod limits;
 mod names;
 mod paths;
@@ -75,6 +76,7 @@ pub use error::{Cause, PodError, chain};
 pub use events::{ContainerView, Event, EventKind, EventNumbers, Events, EventsError, PodView, Reader};
 pub use exec::Attachment;
 use index::Index;
+pub use inspect::PodProcess;
 pub use limits::PodResources;
 use names::Names;
 use paths::Paths;
@@ -245,12 +247,6 @@ impl Pods {
     /// The container with this ID or unique prefix.
     pub fn container(&self, id: &str) -> Result<Arc<Container>, PodError> {
         self.index.container(id)
-    }
-
-    /// The OCI spec that a container was made from; null when it cannot be read.
-    pub fn runtime_spec(&self, id: &ContainerId) -> serde_json::Value {
-        let text = fs::read(self.paths.container(id).spec()).unwrap_or_default();
-        serde_json::from_slice(&text).unwrap_or_default()
     }
 
     /// Whether pods that name no handler can be run.

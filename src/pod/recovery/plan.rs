@@ -190,13 +190,13 @@ mod tests {
             })
         };
         let running = ContainerState::Running { started_at: 5 };
-        let news = |before: &ContainerState, after| super::news(&settled(before.clone()), &after);
-        assert_eq!(news(&ContainerState::Created, running.clone()), [EventKind::Started]);
-        assert_eq!(news(&ContainerState::Created, exited(5)), [EventKind::Started, EventKind::Stopped]);
-        assert_eq!(news(&ContainerState::Created, exited(0)), [EventKind::Stopped]);
-        assert_eq!(news(&running, exited(5)), [EventKind::Stopped]);
-        assert!(news(&running, running.clone()).is_empty());
-        assert!(news(&exited(5), exited(5)).is_empty());
+        let told = |before: &ContainerState, after| news(&settled(before.clone()), &after);
+        assert_eq!(told(&ContainerState::Created, running.clone()), [EventKind::Started]);
+        assert_eq!(told(&ContainerState::Created, exited(5)), [EventKind::Started, EventKind::Stopped]);
+        assert_eq!(told(&ContainerState::Created, exited(0)), [EventKind::Stopped]);
+        assert_eq!(told(&running, exited(5)), [EventKind::Stopped]);
+        assert!(told(&running, running.clone()).is_empty());
+        assert!(told(&exited(5), exited(5)).is_empty());
     }
 
     #[test]

@@ -71,12 +71,18 @@ async fn subscribe(node: &Node) -> Result<Streaming<Event>, Status> {
     Ok(client.get_container_events(api::GetEventsRequest {}).await?.into_inner())
 }
 
-/// An event of `crictl info`'s numbers.
+/// One of the numbers in `crictl info`.
 async fn number(node: &Node, name: &str) -> u64 {
     let answer =
         node.runtime.clone().status(api::StatusRequest { verbose: true }).await.unwrap().into_inner();
     let numbers: serde_json::Value = serde_json::from_str(&answer.info["events"]).unwrap();
     numbers[name].as_u64().unwrap_or_else(|| panic!("{name}: {numbers}"))
+}
+
+/// The process that a verbose status names.
+fn pid_in(info: &HashMap<String, String>) -> i32 {
+    let info: serde_json::Value = serde_json::from_str(&info["info"]).unwrap();
+    i32::try_from(info["pid"].as_i64().unwrap()).unwrap()
 }
 
 fn kinds<'a>(events: &[Event], names: &HashMap<&str, &'a str>) -> Vec<(Kind, &'a str)> {
@@ -254,6 +260,34 @@ async fn kills_and_want_of_memory_are_told_as_what_they_are() {
     node.finish().await;
 }
 
+/// B8
+#[tokio::test]
+async fn a_pod_whose_pause_container_ends_is_told_as_stopped_once() {
+    let mut node = Node::start().await;
+    let spec = PodSpec::new(&node, "shared").with(|config| {
+        let linux = config.linux.get_or_insert_default();
+        let context = linux.security_context.get_or_insert_default();
+        context.namespace_options = Some(api::NamespaceOption::default());
+    });
+    let pod = node.run_pod(spec).await;
+    let id = node.run(&pod, ContainerSpec::waiting("c")).await;
+    let watcher = Watcher::start(&node).await;
+    let request = api::PodSandboxStatusRequest { pod_sandbox_id: pod.id.clone(), verbose: true };
+    let info = node.runtime.pod_sandbox_status(request).await.unwrap().into_inner().info;
+    kill_process(Pid::from_raw(pid_in(&info)).unwrap(), Signal::KILL).unwrap();
+    let events = watcher.until_many(2).await;
+    let of_pod = of_container(&events, &pod.id)[0];
+    assert_eq!(of_pod.container_event_type(), Kind::ContainerStoppedEvent);
+    assert_eq!(of_pod.pod_sandbox_status.as_ref().unwrap().state(), PodSandboxState::SandboxNotready);
+    assert_eq!(of_container(&events, &id)[0].container_event_type(), Kind::ContainerStoppedEvent);
+    node.stop_pod(&pod.id).await;
+    node.remove_pod(&pod.id).await;
+    let events = watcher.until_many(4).await;
+    let deleted = events[2..].iter().map(|event| event.container_event_type());
+    assert!(deleted.eq([Kind::ContainerDeletedEvent; 2]), "its end is told twice");
+    node.finish().await;
+}
+
 /// B16
 #[tokio::test]
 async fn what_ended_while_the_daemon_was_down_is_told_to_every_reader_that_comes_again() {
@@ -265,8 +299,7 @@ async fn what_ended_while_the_daemon_was_down_is_told_to_every_reader_that_comes
     crate::common::file_text(&log, |text| text.contains("ready")).await;
     let request = api::ContainerStatusRequest { container_id: ends.clone(), verbose: true };
     let info = node.runtime.container_status(request).await.unwrap().into_inner().info;
-    let info: serde_json::Value = serde_json::from_str(&info["info"]).unwrap();
-    let pid = i32::try_from(info["pid"].as_i64().unwrap()).unwrap();
+    let pid = pid_in(&info);
     let before = Watcher::start(&node).await;
     node.kill9();
     before.end().await;
@@ -308,13 +341,17 @@ async fn b22_a_reader_that_does_not_read_is_cut_off_and_the_others_go_on() {
     let node = Node::start().await;
     let watcher = Watcher::start(&node).await;
     let mut slow = subscribe(&node).await.unwrap();
-    // Beyond the bound: what is on its way to the slow one (a window of 64 KiB, and a buffer), in events of 300 bytes or more.
+    // Beyond the bound there is what is on its way to the slow one, a window of 64 KiB and buffers: so that these are few
+    // events, they are large.
     let pods = (WAITING_MAX + 400) / 4;
+    let spec = |n: usize| {
+        PodSpec::new(&node, &format!("p{n}")).host_network().with(|config| {
+            config.annotations.insert("tests/large".to_owned(), "x".repeat(2000));
+        })
+    };
     let lives = (0..8).map(|lane| {
         let mut client = node.runtime.clone();
-        let specs = Vec::from_iter(
-            (lane..pods).step_by(8).map(|n| PodSpec::new(&node, &format!("p{n}")).host_network()),
-        );
+        let specs = Vec::from_iter((lane..pods).step_by(8).map(spec));
         async move {
             for spec in specs {
                 let request =

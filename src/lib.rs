@@ -74,6 +74,7 @@
 //!
 //! # Channels and locks
 //!
+//! - Readers of events ([`pod::Events`]) share one bounded queue; a change and its event are made under its lock.
 //! - The states of a pod and of a container, and the phase of a stop, are `watch` channels: readers see what was published last
 //!   and wait for no operation.
 //! - Chunks of a layer and questions to a monitor go through bounded channels.

@@ -110,13 +110,10 @@ impl Pods {
         match made {
             Ok(created) => {
                 tracing::info!(container = %id, pod = %pod.facts.id, name = %draft.facts.name, "container is created");
-                self.adopt(
-                    draft.facts,
-                    &pod,
-                    created.process,
-                    ContainerState::Created,
-                    Some(created.monitor),
-                );
+                let (process, monitor) = (created.process, Some(created.monitor));
+                let container =
+                    Container::new(draft.facts, Arc::clone(&pod), process, ContainerState::Created, monitor);
+                self.adopt(container);
                 Ok(id)
             }
             Err(error) => {

@@ -18,6 +18,7 @@
 //!   stage.rs                                                what takes time, measured and named
 //!   abilities.rs stats/                                     what the node and its runtimes can do; what pods use
 //!   watch.rs background.rs recovery/                        exits, what is tried again, what a restart finds
+//!   events/ inspect.rs                                      what happens, told to whoever listens; what else can be seen
 //! ```
 
 mod abilities;
@@ -29,8 +30,10 @@ mod container;
 mod create;
 mod devices;
 mod error;
+mod events;
 mod exec;
 mod index;
+mod inspect;
 mod layer;
 mod limits;
 mod names;
@@ -76,8 +79,10 @@ use confine::Confinement;
 pub use container::{Container, ContainerFacts, ContainerName, ContainerRequest};
 use error::Stage;
 pub use error::{Cause, PodError, chain};
+pub use events::{ContainerView, Event, EventKind, EventNumbers, Events, EventsError, PodView, Reader};
 pub use exec::Attachment;
 use index::Index;
+pub use inspect::PodProcess;
 pub use limits::PodResources;
 use names::Names;
 use paths::Paths;
@@ -111,6 +116,7 @@ pub struct Pods {
     boot_id: BootId,
     monitor: PathBuf,
     index: Index,
+    events: Events,
     pod_names: Arc<Names<PodName, PodId>>,
     container_names: Arc<Names<ContainerName, ContainerId>>,
     confinement: Confinement,
@@ -165,6 +171,7 @@ impl Pods {
             boot_id: BootId::current().map_err(OpenError::new("read the boot ID"))?,
             monitor: monitor_path(&config)?,
             index: Index::default(),
+            events: Events::new(),
             pod_names: Names::new(),
             container_names: Names::new(),
             unfinished: Mutex::default(),
@@ -217,6 +224,11 @@ impl Pods {
         &self.apparmor
     }
 
+    /// What happens to pods and containers.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
     /// The images that containers are made from.
     pub fn images(&self) -> &Images {
         &self.images
@@ -255,12 +267,6 @@ impl Pods {
     /// The container with this ID or unique prefix.
     pub fn container(&self, id: &str) -> Result<Arc<Container>, PodError> {
         self.index.container(id)
-    }
-
-    /// The OCI spec that a container was made from; null when it cannot be read.
-    pub fn runtime_spec(&self, id: &ContainerId) -> serde_json::Value {
-        let text = fs::read(self.paths.container(id).spec()).unwrap_or_default();
-        serde_json::from_slice(&text).unwrap_or_default()
     }
 
     /// Whether pods that name no handler can be run.

@@ -193,8 +193,8 @@ impl Pods {
     }
 
     /// A pod that can hold no containers any more, but has resources still to be given back by its stop.
-    pub(super) fn lose(&self, pod: &Pod) {
-        pod.state.send_replace(PodState::NotReady);
+    pub(super) fn lose(&self, pod: &Arc<Pod>) {
+        self.end_pod(pod);
         if let Err(error) = self.record_pod(pod, PodStage::Settled(PodState::NotReady)) {
             tracing::error!(pod = %pod.facts.id, "recording the state: {}", chain(&error));
         }

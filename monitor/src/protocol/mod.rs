@@ -29,7 +29,7 @@ pub use message::{Exit, MAX_TEXT, Report, Request, Stage, Version};
 pub use settings::{Overlay, Settings, UserNamespace};
 
 /// What this build speaks.
-pub const VERSION: Version = Version { major: 1, minor: 1 };
+pub const VERSION: Version = Version { major: 1, minor: 2 };
 
 /// The control socket's name in a container's state directory.
 pub const CONTROL_SOCKET: &str = "ctl";

@@ -103,8 +103,10 @@ fn a_log_stays_within_its_size_until_it_is_rotated_and_says_what_it_lost() {
     kill("-USR1", pid);
     monitor.wait();
     let said = (1..=1_000_000).map(|n| format!("{n}\n").len()).sum::<usize>();
-    let lost =
-        format!("{NOTICE}{} bytes of output were dropped (the log had its limit of {MAX} bytes)", said - kept);
+    let lost = format!(
+        "{NOTICE}{} bytes of output were dropped (the log had its limit of {MAX} bytes)",
+        said - kept
+    );
     assert_eq!(stage.log_lines(), [lost.as_str(), "stdout F after"]);
 }
 

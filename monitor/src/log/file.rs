@@ -11,8 +11,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::lines::payload;
 use super::limits::{Limits, whole_lines};
+use super::lines::payload;
 use super::{Batch, Stamp};
 use crate::sys::memory::error_text;
 
@@ -138,7 +138,8 @@ impl LogFile {
         }
         if size > 0 {
             let max = self.limits.size.unwrap_or_default();
-            let said = format_args!("{size} bytes of output were dropped (the log had its limit of {max} bytes)");
+            let said =
+                format_args!("{size} bytes of output were dropped (the log had its limit of {max} bytes)");
             if !self.notice(said) {
                 return false;
             }
@@ -146,7 +147,8 @@ impl LogFile {
         }
         if rate > 0 {
             let max = self.limits.rate.as_ref().map_or(0, |rate| rate.bytes_per_second);
-            let said = format_args!("{rate} bytes of output were dropped (more came than {max} bytes a second)");
+            let said =
+                format_args!("{rate} bytes of output were dropped (more came than {max} bytes a second)");
             if !self.notice(said) {
                 return false;
             }
@@ -211,8 +213,8 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::lines::{HEAD, LINE_LIMIT};
     use super::super::limits::Rate;
+    use super::super::lines::{HEAD, LINE_LIMIT};
     use super::super::{Lines, Stream};
     use super::*;
 

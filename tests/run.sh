@@ -22,7 +22,8 @@ PACKAGES=(
     g++ gcc iproute2 iptables kmod libc6-dev libisal2 nginx openssl procps runc shellcheck skopeo systemd umoci
 )
 SCRIPTS=(contrib/build.sh contrib/demo.sh contrib/lib/image.sh contrib/lib/monitor.sh contrib/lib/namespace.sh
-    contrib/lib/qemu.sh contrib/lib/tools.sh contrib/lib/uml.sh fuzz/rustc.sh tests/bench/pull.sh tests/bench/stats.sh tests/features.sh tests/fuzz.sh tests/run.sh
+    contrib/lib/qemu.sh contrib/lib/tools.sh contrib/lib/uml.sh fuzz/rustc.sh tests/bench/pull.sh tests/bench/stats.sh
+    tests/bench/streaming.sh tests/features.sh tests/fuzz.sh tests/run.sh
     .ci/run)
 # One test binary that takes longer than this hangs.
 TEST_LIMIT=900

@@ -334,6 +334,9 @@ impl Pods {
         Settings {
             stdin: facts.config.stdin,
             log_path: facts.log_path.clone(),
+            log_size_max: self.config.monitor.log_size_max,
+            log_rate: self.config.monitor.log_rate,
+            log_rate_burst: self.config.monitor.log_rate_burst,
             directories: self.declared_volumes(&draft.image),
             links: volumes::links(),
             ..self.settings(draft.runtime, bundle)

@@ -7,6 +7,7 @@ pub mod node;
 pub mod probe;
 pub mod registry;
 pub mod requests;
+pub mod session;
 pub mod tar;
 
 use std::future::Future;

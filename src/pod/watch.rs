@@ -30,7 +30,9 @@ impl Pods {
         self.attention.notify_one();
         if !matches!(container.state(), ContainerState::Exited(_)) {
             let (pods, container) = (Arc::clone(self), Arc::clone(container));
-            let span = container.span();
+            // Not within the span of the call that makes it, which must not last as long as the container.
+            let (pod, id) = (&container.facts.name.pod, &container.facts.id);
+            let span = tracing::info_span!(parent: None, "container", %pod, container = %id);
             tokio::spawn(async move { pods.see_it_end(&container).await }.instrument(span));
         }
     }

@@ -315,7 +315,7 @@ async fn in_a_terminal_that_changes(node: &Node, words: &[&str]) -> String {
 }
 
 /// A certificate that signs itself, for localhost, with its key.
-pub(crate) fn certificate(dir: &std::path::Path) {
+fn certificate(dir: &std::path::Path) {
     let mut openssl = std::process::Command::new("openssl");
     openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
     openssl.args([

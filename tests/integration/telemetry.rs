@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
@@ -23,7 +25,6 @@ use tonic::{Request, Response, Status};
 
 use crate::common::requests::Pod;
 use crate::common::{ContainerSpec, Node, PodSpec, eventually, free_port};
-use crate::streaming::certificate;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -265,6 +266,18 @@ async fn metrics_are_served_on_a_socket_and_over_tls_and_only_there() {
     node.finish().await;
 }
 
+/// A certificate that is its own authority and that of a server, as strict verifiers want it.
+fn certificate(dir: &Path) {
+    let config = "[req]\ndistinguished_name=dn\nx509_extensions=ext\nprompt=no\n[dn]\nCN=localhost\n\
+                  [ext]\nsubjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n";
+    fs::write(dir.join("req.conf"), config).unwrap();
+    let mut openssl = std::process::Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
+    openssl.args(["-days", "2", "-config"]).arg(dir.join("req.conf"));
+    openssl.arg("-keyout").arg(dir.join("key.pem")).arg("-out").arg(dir.join("cert.pem"));
+    assert!(openssl.stderr(std::process::Stdio::null()).status().unwrap().success());
+}
+
 async fn tls(port: u16, root: &[u8]) -> std::io::Result<impl AsyncRead + AsyncWrite + Unpin + use<>> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(rustls::pki_types::CertificateDer::from_pem_slice(root).unwrap()).unwrap();
@@ -449,42 +462,53 @@ async fn sighup_sets_the_level_and_says_what_waits_for_a_restart() {
     node.finish().await;
 }
 
+/// What comes to a journal, until it is to stop; then nothing listens there any more.
+fn read_journal(
+    journal: UnixDatagram,
+    lines: Arc<Mutex<Vec<String>>>,
+    stop: Arc<AtomicBool>,
+) -> std::thread::JoinHandle<()> {
+    journal.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    std::thread::spawn(move || {
+        let mut bytes = vec![0; 256 << 10];
+        while !stop.load(Ordering::Relaxed) {
+            if let Ok(length) = journal.recv(&mut bytes) {
+                lines.lock().unwrap().push(String::from_utf8_lossy(&bytes[..length]).into_owned());
+            }
+        }
+    })
+}
+
 #[tokio::test]
 async fn the_journal_gets_the_pod_and_the_container_of_each_line() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("journal");
-    let journal = UnixDatagram::bind(&path).unwrap();
-    journal.set_nonblocking(true).unwrap();
+    let (lines, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+    let journal = read_journal(UnixDatagram::bind(&path).unwrap(), Arc::clone(&lines), Arc::clone(&stop));
     let mut node =
         Node::start_with(&format!("log_format = \"journald\"\njournal_socket = \"{}\"\n", path.display()))
             .await;
-    let mut lines = Vec::new();
-    let receive = |lines: &mut Vec<String>| {
-        let mut bytes = vec![0; 256 << 10];
-        while let Ok(length) = journal.recv(&mut bytes) {
-            lines.push(String::from_utf8_lossy(&bytes[..length]).into_owned());
-        }
-    };
-    receive(&mut lines);
     let pod = node.run_pod(PodSpec::new(&node, "journalled")).await;
-    receive(&mut lines);
     let container = node.run(&pod, ContainerSpec::waiting("c")).await;
-    receive(&mut lines);
     let (of_pod, of_container) = (format!("\nPOD={}\n", pod.id), format!("\nCONTAINER={container}\n"));
-    let has = |words: &[&str]| lines.iter().any(|line| words.iter().all(|word| line.contains(word)));
+    let lines = || lines.lock().unwrap().clone();
+    let has = |words: &[&str]| lines().iter().any(|line| words.iter().all(|word| line.contains(word)));
     assert!(
         has(&["MESSAGE=pod is ready\n", "PRIORITY=6\n", "SYSLOG_IDENTIFIER=podd\n", &of_pod]),
-        "{lines:#?}"
+        "{:#?}",
+        lines()
     );
-    assert!(has(&["MESSAGE=container is started\n", &of_pod, &of_container]), "{lines:#?}");
+    assert!(has(&["MESSAGE=container is started\n", &of_pod, &of_container]), "{:#?}", lines());
     assert!(
         has(&["STAGE=making the namespaces\n", &of_pod]),
-        "a stage's line has the span's pod: {lines:#?}"
+        "a stage's line has the span's pod: {:#?}",
+        lines()
     );
-    assert!(has(&["STAGE=running CNI ADD\n", "OBJECT=bridge\n", &of_pod]), "{lines:#?}");
+    assert!(has(&["STAGE=running CNI ADD\n", "OBJECT=bridge\n", &of_pod]), "{:#?}", lines());
     assert!(node.log().is_empty(), "{}", node.log());
     // A journal that went away does not hold the daemon up; what it does not take goes to standard error.
-    drop(journal);
+    stop.store(true, Ordering::Relaxed);
+    journal.join().unwrap();
     fs::remove_file(&path).unwrap();
     node.stop_pod(&pod.id).await;
     assert!(node.log().contains("pod is stopped"), "{}", node.log());

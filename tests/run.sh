@@ -8,6 +8,7 @@
 #   tests/run.sh fuzz            the fuzz targets, each for ten seconds
 #   tests/run.sh v2              those about pods and containers on a kernel with cgroup v2, whatever the machine has
 #   tests/run.sh node            some on a whole node, emulated: systemd, AppArmor, all capabilities
+#   tests/run.sh critest         the conformance suite, on all of these; tests/critest.sh has its parts
 #
 # The last line says how many tests and checks passed and failed; the exit status is 0 when none failed.
 set -euo pipefail
@@ -21,14 +22,17 @@ PACKAGES=(
     apache2-utils busybox-static ca-certificates containerd containernetworking-plugins crun docker-registry e2fsprogs
     g++ gcc iproute2 iptables kmod libc6-dev libisal2 nginx openssl procps runc shellcheck skopeo systemd umoci
 )
-SCRIPTS=(contrib/build.sh contrib/demo.sh contrib/lib/image.sh contrib/lib/monitor.sh contrib/lib/namespace.sh
-    contrib/lib/qemu.sh contrib/lib/tools.sh contrib/lib/uml.sh fuzz/rustc.sh tests/bench/pull.sh tests/bench/stats.sh
-    tests/bench/streaming.sh tests/features.sh tests/fuzz.sh tests/run.sh
-    .ci/run)
+SCRIPTS=(contrib/build.sh contrib/demo.sh contrib/lib/busybox.sh contrib/lib/critest.sh contrib/lib/image.sh
+    contrib/lib/make_suite_images.sh contrib/lib/monitor.sh contrib/lib/namespace.sh contrib/lib/qemu.sh
+    contrib/lib/suite_images.sh contrib/lib/tools.sh contrib/lib/uml.sh fuzz/rustc.sh tests/bench/pull.sh tests/bench/stats.sh
+    tests/bench/streaming.sh tests/critest.sh tests/critest/judge_test.sh tests/critest/run.sh tests/features.sh tests/fuzz.sh
+    tests/run.sh .ci/run)
 # One test binary that takes longer than this hangs.
 TEST_LIMIT=900
 # The same on the kernel with cgroup v2.
 V2_LIMIT=480
+# All runs of the conformance suite; half of that on an idle machine.
+CRITEST_LIMIT=1200
 # What is tried there: all that pods and containers may ask for, but for user namespaces, which need a file system that can be
 # mapped; those are tried on the node.
 V2=(
@@ -300,10 +304,17 @@ whole_node() {
     on_a_node runc "${NODE_RUNC[@]}"
 }
 
+# What the suite is built of is fetched and built first, since that takes minutes when nothing of it is in the cache.
+conformance() {
+    check "the conformance suite and its images" tests/critest.sh prepare || return 0
+    check "the judge of its reports" tests/critest/judge_test.sh || true
+    TEST_LIMIT=$CRITEST_LIMIT run_tests "conformance suite" tests/critest.sh
+}
+
 what=${1:-all}
 case $what in
-    all | lint | unit | fuzz | crun | runc | v2 | node) ;;
-    *) die "unknown argument $what; allowed: lint, unit, fuzz, crun [FILTER], runc [FILTER], v2, node, or none" ;;
+    all | lint | unit | fuzz | crun | runc | v2 | node | critest) ;;
+    *) die "unknown argument $what; allowed: lint, unit, fuzz, crun [FILTER], runc [FILTER], v2, node, critest, or none" ;;
 esac
 prepare
 traces >"$work/before"
@@ -326,6 +337,7 @@ case $what in
         build
         whole_node
         ;;
+    critest) conformance ;;
     all)
         lint
         build
@@ -335,6 +347,7 @@ case $what in
         integration runc
         cgroup_v2
         whole_node
+        conformance
         if [ "$(dpkg --print-architecture)" = amd64 ]; then
             check "docs/features.md" features_are_as_seen || true
         fi

@@ -22,6 +22,7 @@ mod records;
 mod result;
 mod retry;
 mod stragglers;
+mod survey;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +40,7 @@ pub use self::bandwidth::InvalidBandwidth;
 pub use self::config::{CniVersion, InvalidConfig, MissingPlugin, NetworkList, NotReady, PluginConfig};
 pub use self::error::{Command, Failure, NetworkError, PluginError};
 pub use self::result::{Interface, PodNetwork, Route};
+pub use self::survey::{PluginAnswer, Survey};
 
 use self::chain::Chain;
 use self::config::ConfigDir;
@@ -49,6 +51,9 @@ use crate::id::PodId;
 
 /// The pod's interface, as Kubernetes has it.
 const INTERFACE: &str = "eth0";
+
+/// The plugin that is built in.
+const LOOPBACK: &str = "loopback";
 
 /// How many left-over attachments are released at a time: plugins of one network wait for each other's locks anyway.
 const PARALLEL_RELEASES: usize = 4;

@@ -27,5 +27,5 @@ pub mod websocket;
 pub use server::{Promise, StartError, Streaming};
 pub use session::{Ending, Input, Output, Session, Sizes, Streams, TerminalSize};
 pub use status::Outcome;
-pub use tls::TlsError;
+pub use tls::{TlsError, check_tls};
 pub use tokens::TooMany;

@@ -59,6 +59,11 @@ impl Tls {
     }
 }
 
+/// Whether the files of the configuration, if it names any, are good for TLS.
+pub fn check_tls(files: &StreamingConfig) -> Result<(), TlsError> {
+    Tls::open(files).map(drop)
+}
+
 fn stamps(files: &StreamingConfig) -> Stamps {
     [&files.tls_cert, &files.tls_key, &files.tls_client_ca].map(|path| {
         let found = fs::metadata(path).ok()?;

@@ -1,6 +1,7 @@
 //! The one door to the kernel: thin wrappers of system calls, and the only place in the daemon with `unsafe`.
 #![allow(unsafe_code)]
 
+pub mod clock;
 pub mod console;
 pub mod fs;
 pub mod isal;

@@ -108,7 +108,7 @@ impl Pods {
         let settings = self.settings(runtime, bundle);
         let launch = Launch { binary: self.monitor.clone(), settings };
         let stage = Stage::begin("creating the pause container", &facts.name);
-        let created = stage.check(monitor::launch(&launch).await)?;
+        let created = stage.launched(monitor::launch(&launch).await)?;
         let stage = Stage::begin("pinning the shared PID namespace", &facts.name);
         stage.check(namespace::pin_of(created.process.pid, "pid", &paths.pid))?;
         let stage = Stage::begin("committing the pause container", &facts.name);

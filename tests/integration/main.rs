@@ -41,4 +41,5 @@ mod resources;
 mod security;
 mod server;
 mod streaming;
+mod telemetry;
 mod userns;

@@ -43,6 +43,7 @@ fn reports() -> Vec<Report> {
     vec![
         Report::Hello(VERSION),
         Report::Created { pid: 4_000_000, start_time: u64::MAX },
+        Report::Timing(Timing { began: 1 << 60, mount: 350_000, create: u64::MAX }),
         Report::Failed { stage: Stage::Overlay, text: "no such file".to_owned() },
         Report::Failed { stage: Stage::Unknown(77), text: String::new() },
         Report::Warning("cgroup".to_owned()),

@@ -9,8 +9,8 @@ use podd::image::policy::Policies;
 use podd::image::registries::{Paths, Registries};
 use podd::image::registry::AuthFile;
 use podd::spec::seccomp::Profiles;
-use podd::streaming;
 use podd::sys::isal;
+use podd::tls::{Tls, TlsFiles};
 
 use super::finding::{Check, whole};
 
@@ -62,7 +62,13 @@ pub(super) fn observe(config: &Config) -> Vec<File> {
         file(
             "files.streaming-tls",
             shown(&config.streaming.tls_cert),
-            wrong(streaming::check_tls(&config.streaming)),
+            wrong(Tls::open(TlsFiles::of_streaming(&config.streaming))),
+            no_start,
+        ),
+        file(
+            "files.metrics-tls",
+            shown(&config.metrics.tls_cert),
+            wrong(Tls::open(TlsFiles::of_metrics(&config.metrics))),
             no_start,
         ),
     ];

@@ -87,7 +87,7 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
         Command::Pods(args) => async_runtime()?.block_on(cli::pods(args)).map(|()| true),
         Command::Top(args) => async_runtime()?.block_on(cli::top(args)).map(|()| true),
         Command::Doctor(args) => {
-            log_to_stderr(LogLevel::Error);
+            telemetry::start_plain(LogLevel::Error);
             cli::doctor(args)
         }
     }

@@ -23,6 +23,7 @@ mod records;
 mod result;
 mod retry;
 mod stragglers;
+mod survey;
 #[cfg(test)]
 mod tests;
 
@@ -42,6 +43,7 @@ pub use self::config::{CniVersion, InvalidConfig, MissingPlugin, NetworkList, No
 pub use self::error::{Command, Failure, NetworkError, PluginError};
 pub use self::links::{Link, Links, Traffic};
 pub use self::result::{Interface, PodNetwork, Route};
+pub use self::survey::{PluginAnswer, Survey};
 
 use self::chain::Chain;
 use self::config::ConfigDir;
@@ -53,6 +55,9 @@ use crate::sys::namespace::is_pinned;
 
 /// The pod's interface, as Kubernetes has it.
 const INTERFACE: &str = "eth0";
+
+/// The plugin that is built in.
+const LOOPBACK: &str = "loopback";
 
 /// How many left-over attachments are released at a time: plugins of one network wait for each other's locks anyway.
 const PARALLEL_RELEASES: usize = 4;

@@ -35,6 +35,7 @@ mod exec;
 mod index;
 mod inspect;
 mod layer;
+pub mod leftovers;
 mod limits;
 mod names;
 mod paths;
@@ -74,6 +75,7 @@ use crate::runtime::Runtime;
 use crate::spec::{Base, HostFacts};
 use crate::sys;
 use crate::sys::process::BootId;
+pub use abilities::user_namespaces_on;
 use background::Unwanted;
 use confine::Confinement;
 pub use container::{Container, ContainerFacts, ContainerName, ContainerRequest};
@@ -86,6 +88,7 @@ pub use inspect::PodProcess;
 pub use limits::PodResources;
 use names::Names;
 use paths::Paths;
+pub use pause::needs_linker;
 pub use sandbox::{Pod, PodFacts, PodName, PodRequest};
 pub use state::{ContainerState, Exit, Nanos, PodState, Reason, now};
 use stats::Requests;
@@ -326,7 +329,7 @@ fn for_root_alone(directory: &Path) -> io::Result<()> {
 }
 
 /// The monitor's binary: as configured, else beside podd's own.
-fn monitor_path(config: &Config) -> Result<PathBuf, OpenError> {
+pub fn monitor_path(config: &Config) -> Result<PathBuf, OpenError> {
     let path = if config.monitor.path.as_os_str().is_empty() {
         let own = std::env::current_exe().map_err(OpenError::new("find podd's own binary"))?;
         own.with_file_name("podd-monitor")

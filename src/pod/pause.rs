@@ -221,7 +221,7 @@ impl Pods {
 }
 
 /// Whether a program names a dynamic linker: an ELF file of 64 bits with a program header PT_INTERP (elf(5)).
-fn needs_linker(program: &Path) -> io::Result<bool> {
+pub fn needs_linker(program: &Path) -> io::Result<bool> {
     const PT_INTERP: [u8; 4] = 3u32.to_le_bytes();
     let mut head = Vec::new();
     File::open(program)?.take(4096).read_to_end(&mut head)?;

@@ -50,7 +50,7 @@ pub use base::Base;
 pub use observe::{HostDevice, HostFacts};
 pub use process::{exec_process, program};
 pub use resources::{linux_resources, oom_score_adj};
-pub use security::{DEFAULT_CAPABILITIES, capability};
+pub use security::{DEFAULT_CAPABILITIES, capability, lacking};
 pub use sources::{MountSource, SourcePropagation, Sources};
 pub use user::{ResolvedUser, UserError, UserRequest, image_user};
 

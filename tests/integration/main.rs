@@ -46,7 +46,7 @@ mod security;
 mod server;
 mod stats;
 mod streaming;
-mod telemetry;
 mod streaming_forward;
 mod streaming_sessions;
+mod telemetry;
 mod userns;

@@ -27,7 +27,7 @@ SCRIPTS=(contrib/build.sh contrib/demo.sh contrib/lib/image.sh contrib/lib/monit
 # One test binary that takes longer than this hangs.
 TEST_LIMIT=900
 # The same on the kernel with cgroup v2.
-V2_LIMIT=480
+V2_LIMIT=600
 # What is tried there with crun, and of it with runc what has most to do with cgroups.
 V2_CRUN=(
     containers:: containers_life:: devices:: handlers:: image_volumes:: mounts::b27 mounts::volumes pods:: pods_network::

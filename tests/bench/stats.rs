@@ -87,11 +87,13 @@ async fn main() {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
     let number = |name: &str, default| std::env::var(name).map_or(default, |text| text.parse().unwrap());
     let (pods, seconds) = (number("PODD_BENCH_PODS", 100), number("PODD_BENCH_SECONDS", 20));
-    let binary = std::env::var_os("PODD_BENCH_PODD").expect("PODD_BENCH_PODD names no podd: run tests/bench/stats.sh");
+    let binary =
+        std::env::var_os("PODD_BENCH_PODD").expect("PODD_BENCH_PODD names no podd: run tests/bench/stats.sh");
     let mut node = Node::start_binary(binary.into()).await;
     for n in 0..pods {
         let parent = format!("{}/pod{n}", node.names.cgroup_parent);
-        let spec = PodSpec::new(&node, "bench").with(|config| config.linux.as_mut().unwrap().cgroup_parent = parent);
+        let spec =
+            PodSpec::new(&node, "bench").with(|config| config.linux.as_mut().unwrap().cgroup_parent = parent);
         let pod = node.run_pod(spec).await;
         let container = ContainerSpec::script("bench", "exec sleep 36000").with(as_the_kubelet);
         node.run(&pod, container).await;
@@ -99,8 +101,14 @@ async fn main() {
     let socket = format!("unix://{}", node.names.socket().display());
     let channel = Endpoint::try_from(socket).unwrap().connect().await.unwrap();
     let mut client = Client(tonic::client::Grpc::new(channel).max_decoding_message_size(64 << 20));
-    println!("{pods} pods with a container each, {}, polled every second for {seconds} s", common::oci_runtime());
-    println!("{:22} {:>9} {:>9} {:>9} {:>9} {:>12} {:>9}", "", "first ms", "median ms", "worst ms", "of a core", "system calls", "answer kB");
+    println!(
+        "{pods} pods with a container each, {}, polled every second for {seconds} s",
+        common::oci_runtime()
+    );
+    println!(
+        "{:22} {:>9} {:>9} {:>9} {:>9} {:>12} {:>9}",
+        "", "first ms", "median ms", "worst ms", "of a core", "system calls", "answer kB"
+    );
     let mut lists = vec!["Version"];
     lists.extend(LISTS);
     for rpc in lists {
@@ -129,7 +137,10 @@ async fn report(node: &Node, client: &mut Client, rpc: &str, seconds: u64) {
     let (mut times, before, began) = (Vec::new(), processor_time(node.daemon_pid()), Instant::now());
     for _ in 0..seconds {
         times.push(client.call(rpc).await.0);
-        tokio::time::sleep(PERIOD.saturating_sub(Duration::from_micros((times[times.len() - 1] * 1e3) as u64))).await;
+        tokio::time::sleep(
+            PERIOD.saturating_sub(Duration::from_micros((times[times.len() - 1] * 1e3) as u64)),
+        )
+        .await;
     }
     let used = processor_time(node.daemon_pid()) - before;
     let share = used * 100.0 / began.elapsed().as_secs_f64();
@@ -137,7 +148,10 @@ async fn report(node: &Node, client: &mut Client, rpc: &str, seconds: u64) {
     let calls = system_calls(node, client, rpc).await;
     let calls = calls.map_or("-".to_owned(), |calls| format!("{:.0}", calls as f64 / TRACED as f64));
     let (median, worst) = (times[times.len() / 2], times[times.len() - 1]);
-    println!("{rpc:22} {first:9.2} {median:9.2} {worst:9.2} {share:7.2} % {calls:>12} {:9.1}", size as f64 / 1e3);
+    println!(
+        "{rpc:22} {first:9.2} {median:9.2} {worst:9.2} {share:7.2} % {calls:>12} {:9.1}",
+        size as f64 / 1e3
+    );
 }
 
 /// The processor time of all threads of a process, in seconds.
@@ -154,7 +168,8 @@ fn processor_time(pid: u32) -> f64 {
 async fn system_calls(node: &Node, client: &mut Client, rpc: &str) -> Option<u64> {
     let summary = node.names.dir().join("strace");
     let (pid, out) = (node.daemon_pid().to_string(), summary.display().to_string());
-    let strace = Command::new("strace").args(["-f", "-c", "-o", &out, "-p", &pid]).stderr(Stdio::null()).spawn();
+    let strace =
+        Command::new("strace").args(["-f", "-c", "-o", &out, "-p", &pid]).stderr(Stdio::null()).spawn();
     let mut strace = strace.ok()?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     for _ in 0..TRACED {

@@ -202,6 +202,11 @@ impl Network {
         }
     }
 
+    /// How many detachments wait to be tried again.
+    pub fn pending(&self) -> usize {
+        self.0.retries.len()
+    }
+
     /// Has the plugins drop what they hold for no recorded pod (CNI 1.1 `GC`), if the network's version has that.
     ///
     /// Nothing is done while a pod is being attached; the caller asks again later. Attaching waits for a collection.

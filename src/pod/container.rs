@@ -82,6 +82,10 @@ pub struct ContainerFacts {
 }
 
 impl ContainerFacts {
+    pub(super) fn span(&self) -> tracing::Span {
+        tracing::info_span!("container", pod = %self.name.pod, container = %self.id)
+    }
+
     /// The stop signal as the CRI names it.
     pub fn cri_signal(&self) -> Signal {
         Signal::try_from(self.cri_stop_signal).unwrap_or_default()
@@ -164,6 +168,11 @@ impl Container {
             claimed: AtomicBool::new(false),
             unwatched: AtomicBool::new(false),
         }
+    }
+
+    /// The span of what is done with it, by which the log's lines know it.
+    pub(super) fn span(&self) -> tracing::Span {
+        self.facts.span()
     }
 
     /// The state now.

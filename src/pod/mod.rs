@@ -15,6 +15,7 @@
 //!   adjust.rs devices.rs                                    what else a container's document is made of
 //!   names.rs index.rs                                       single flight by name, lookup by ID and prefix
 //!   sandbox.rs container.rs state.rs paths.rs               the objects, their records, their states
+//!   stage.rs                                                what takes time, measured and named
 //!   abilities.rs stats/                                     what the node and its runtimes can do; what pods use
 //!   watch.rs background.rs recovery/                        exits, what is tried again, what a restart finds
 //! ```
@@ -41,6 +42,7 @@ mod resources;
 mod run;
 mod sandbox;
 mod signal;
+mod stage;
 mod start;
 mod state;
 mod stats;

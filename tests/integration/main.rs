@@ -42,4 +42,5 @@ mod security;
 mod server;
 mod stats;
 mod streaming;
+mod telemetry;
 mod userns;

@@ -30,7 +30,7 @@ SCRIPTS=(contrib/build.sh contrib/demo.sh contrib/lib/busybox.sh contrib/lib/cri
 # One test binary that takes longer than this hangs.
 TEST_LIMIT=900
 # The same on the kernel with cgroup v2.
-V2_LIMIT=480
+V2_LIMIT=900
 # All runs of the conformance suite; half of that on an idle machine.
 CRITEST_LIMIT=1200
 # What is tried there: all that pods and containers may ask for, but for user namespaces, which need a file system that can be

@@ -7,8 +7,9 @@ use tonic::Status;
 use super::{Service, error, render};
 use crate::api;
 use crate::cgroup::stats::{Memory, Pressure, Stall, Swap, Usage};
+use crate::disk;
 use crate::network::{Link, Traffic};
-use crate::pod::{Container, ContainerUsage, LayerUsage, Measured, Pod, PodUsage};
+use crate::pod::{Container, ContainerUsage, Measured, Pod, PodUsage};
 
 impl Service {
     pub(super) async fn container_stats(&self, id: &str) -> Result<api::ContainerStats, Status> {
@@ -97,8 +98,8 @@ impl Service {
         api::PodSandboxStats { attributes: Some(attributes), linux: Some(linux), windows: None }
     }
 
-    fn layer(&self, layer: LayerUsage) -> api::FilesystemUsage {
-        let mountpoint = self.pods.writable_layers().to_string_lossy().into_owned();
+    fn layer(&self, layer: disk::Usage) -> api::FilesystemUsage {
+        let mountpoint = self.pods.disk().place().to_string_lossy().into_owned();
         api::FilesystemUsage {
             timestamp: layer.at,
             fs_id: Some(api::FilesystemIdentifier { mountpoint }),

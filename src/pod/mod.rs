@@ -92,9 +92,7 @@ pub use pause::needs_linker;
 pub use sandbox::{Pod, PodFacts, PodName, PodRequest};
 pub use state::{ContainerState, Exit, Nanos, PodState, Reason, now};
 use stats::Requests;
-pub use stats::{
-    ContainerDetails, ContainerUsage, FileSystem, LayerUsage, Measured, NodeDetails, PodDetails, PodUsage,
-};
+pub use stats::{ContainerDetails, ContainerUsage, FileSystem, Measured, NodeDetails, PodDetails, PodUsage};
 pub use update::PodUpdate;
 
 /// All pods and containers of the node, and what they are made with.

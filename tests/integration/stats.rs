@@ -146,6 +146,40 @@ async fn b21_a_container_shows_its_processor_time_memory_and_a_rate_once_there_i
 }
 
 #[tokio::test]
+async fn the_writable_layer_is_told_of_running_and_ended_containers_with_its_time_and_place() {
+    let mut node = Node::start().await;
+    let pod = node.run_pod(PodSpec::new(&node, "pod")).await;
+    let container = node.run(&pod, ContainerSpec::waiting("c")).await;
+    let new = of_container(&mut node, &container).await.writable_layer.unwrap();
+    assert!(new.timestamp > 0 && value(&new.used_bytes) < MIB, "{new:?}");
+    let write = "mkdir /data; for n in $(seq 50); do head -c 100k /dev/zero >/data/$n; done; sync";
+    node.exec_ok(&container, write).await;
+    let written = once_it_has_written(&mut node, &container, 50 * 100 * 1024).await;
+    assert!(value(&written.inodes_used) > 50 && value(&written.used_bytes) < 8 * MIB, "{written:?}");
+    assert!(written.timestamp > new.timestamp);
+    let places = node.image.image_fs_info(api::ImageFsInfoRequest {}).await.unwrap().into_inner();
+    assert_eq!(written.fs_id, places.container_filesystems[0].fs_id);
+    node.stop_container(&container, 5).await.unwrap();
+    let ended = once_it_has_written(&mut node, &container, 50 * 100 * 1024).await;
+    assert_eq!(ended.fs_id, written.fs_id);
+    node.finish().await;
+}
+
+/// The container's writable layer as soon as it is known to hold so much.
+async fn once_it_has_written(node: &mut Node, id: &str, bytes: u64) -> api::FilesystemUsage {
+    let client = node.runtime.clone();
+    eventually("a writable layer that was counted", || {
+        let mut client = client.clone();
+        let request = api::ContainerStatsRequest { container_id: id.to_owned() };
+        async move {
+            let stats = client.container_stats(request).await.unwrap().into_inner().stats.unwrap();
+            stats.writable_layer.filter(|layer| value(&layer.used_bytes) >= bytes)
+        }
+    })
+    .await
+}
+
+#[tokio::test]
 async fn pressure_is_told_where_the_kernel_measures_it_for_cgroups() {
     let mut node = Node::start().await;
     let pod = node.run_pod(with_own_cgroup(&node, "pod")).await;
@@ -382,15 +416,14 @@ async fn files_stay_open_while_somebody_asks_often_and_a_network_no_longer_than_
     node.finish().await;
 }
 
-/// What a host may lack: devices that are accounted for, huge pages, pressure, swap, whoever counts writable layers.
+/// What a host may lack: devices that are accounted for, huge pages, pressure, swap.
 fn may_be_missing(name: &str) -> bool {
     let devices = name.starts_with("container_fs_reads") || name.starts_with("container_fs_writes");
     let pressure =
         name.starts_with("container_pressure_") && !(is_v2() && Path::new("/proc/pressure").exists());
     devices
         || pressure
-        || ["container_blkio_device_usage_total", "container_memory_swap", "container_fs_usage_bytes"]
-            .contains(&name)
+        || ["container_blkio_device_usage_total", "container_memory_swap"].contains(&name)
         || name.starts_with("container_hugetlb_")
 }
 

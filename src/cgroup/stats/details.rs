@@ -116,10 +116,14 @@ impl Files<'_> {
                 devices_v1(text, kind, &mut devices);
             }
         }
+        // Where swap is limited with memory the kernel meets that limit first, and counts there.
+        let with_swap = self.number("memory", "memory.memsw.failcnt").unwrap_or(0);
         Details {
             cpu: user.zip(system).map(|(user, system)| Cpu { user, system, ..quota }),
             memory_peak: self.number("memory", "memory.max_usage_in_bytes"),
-            memory_limit_hits: self.number("memory", "memory.failcnt"),
+            memory_limit_hits: self
+                .number("memory", "memory.failcnt")
+                .map(|hits| hits.saturating_add(with_swap)),
             kernel_memory: self.number("memory", "memory.kmem.usage_in_bytes"),
             oom_kills: self.value("memory", "memory.oom_control", b"oom_kill"),
             devices: devices.into_values().collect(),

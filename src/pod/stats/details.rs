@@ -69,7 +69,7 @@ impl Pods {
             let mut containers = pods.containers_by_pod();
             let mut node = NodeDetails {
                 pods: Vec::new(),
-                file_system: file_system(&pods.writable_layers()),
+                file_system: file_system(pods.disk.place()),
                 devices: HashMap::new(),
             };
             for pod in pods.pods().into_iter().filter(|pod| pod.is_ready()) {

@@ -13,7 +13,6 @@ mod keep;
 mod rate;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::Pods;
@@ -22,13 +21,17 @@ use super::sandbox::Pod;
 use super::state::{ContainerState, Nanos, now};
 use crate::cgroup::stats::{Buffer, Memory, Meter, Usage};
 use crate::cgroup::{CgroupPath, Driver};
-use crate::id::{ContainerId, PodId};
+use crate::disk;
+use crate::id::PodId;
 use crate::network::{Link, Links};
 use crate::sys;
 pub use details::{ContainerDetails, FileSystem, NodeDetails, PodDetails};
 use keep::Keep;
 pub(super) use keep::Requests;
 use rate::Rate;
+
+/// How long a container is new, in nanoseconds: it takes the walker of writable layers no longer to get there.
+const NEW: Nanos = 60_000_000_000;
 
 /// What a container uses.
 pub struct ContainerUsage {
@@ -37,7 +40,7 @@ pub struct ContainerUsage {
     /// `None` of a container that has ended, or is gone.
     pub measured: Option<Measured>,
     /// What its writable layer holds, as far as that is known.
-    pub writable_layer: Option<LayerUsage>,
+    pub writable_layer: Option<disk::Usage>,
     /// Its processes, if they were asked for.
     pub processes: Option<u64>,
 }
@@ -67,17 +70,6 @@ pub struct Measured {
     pub usage: Usage,
     /// Processors in use since an earlier request, in billionths; `None` until there is a rate.
     pub nano_cores: Option<u64>,
-}
-
-/// What a writable layer holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LayerUsage {
-    /// Bytes on the disk.
-    pub bytes: u64,
-    /// Files, directories and others.
-    pub inodes: u64,
-    /// When that was so.
-    pub at: Nanos,
 }
 
 /// What is kept of a cgroup between two requests.
@@ -180,11 +172,6 @@ impl Pods {
         .await
     }
 
-    /// The directory that holds all writable layers.
-    pub fn writable_layers(&self) -> PathBuf {
-        self.config.root.join("containers")
-    }
-
     fn containers_by_pod(&self) -> HashMap<PodId, Vec<Arc<Container>>> {
         let mut by_pod = HashMap::<_, Vec<_>>::new();
         for container in self.containers() {
@@ -224,7 +211,7 @@ impl Pods {
                 None
             }
         };
-        let writable_layer = self.writable_layer(&container.facts.id);
+        let writable_layer = self.disk.usage(&container.facts.id).or_else(|| as_made(&container));
         ContainerUsage { measured, writable_layer, processes: None, container }
     }
 
@@ -276,12 +263,13 @@ impl Pods {
         self.containers().iter().for_each(|container| container.gauge().meter = None);
         self.pods().iter().for_each(|pod| pod.gauge().cgroup.meter = None);
     }
+}
 
-    /// What a writable layer holds. The one place to ask whoever counts that; nobody does yet.
-    #[allow(clippy::unused_self)]
-    fn writable_layer(&self, _: &ContainerId) -> Option<LayerUsage> {
-        None
-    }
+/// A layer that nobody has counted yet is as empty as it was when it was made, if that was a moment ago. Of an older one, as
+/// after a restart of the daemon, nothing is known.
+fn as_made(container: &Container) -> Option<disk::Usage> {
+    let at = container.facts.created_at;
+    (now().saturating_sub(at) < NEW).then_some(disk::Usage { at, ..disk::Usage::default() })
 }
 
 /// Containers together, for a pod whose cgroup is not its own. How long processes had to wait cannot be added up.

@@ -19,6 +19,8 @@ mod containers;
 mod containers_life;
 mod crictl;
 mod devices;
+mod disk;
+mod disk_quota;
 mod handlers;
 mod image_volumes;
 mod images;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use podd_monitor::protocol::{Overlay, Settings};
+use tracing::Instrument;
 
 use super::adjust::{self, Handler};
 use super::background::Unwanted;
@@ -55,7 +56,9 @@ impl Pods {
             Claim::Taken(id) => return self.created_before(&id, &name, &request).map_err(Arc::new),
             Claim::InFlight(flight) => flight.outcome().await?,
             Claim::New(reservation) => {
-                let made = Box::pin(self.make_container(pod, name, request)).await.map_err(Arc::new);
+                let timeline = Arc::clone(&pod.timeline);
+                let making = Box::pin(self.make_container(pod, name, request));
+                let made = timeline.scope(making).await.map_err(Arc::new);
                 reservation.settle(made)?
             }
         };
@@ -102,7 +105,7 @@ impl Pods {
             let _ = fs::remove_dir_all(self.paths.container(&id).dir);
             return Err(error);
         }
-        let made = self.bring_up(&pod, &draft).await;
+        let made = self.bring_up(&pod, &draft).instrument(draft.facts.span()).await;
         drop(lease);
         match made {
             Ok(created) => {
@@ -246,7 +249,7 @@ impl Pods {
         let settings = Settings { volumes, ..self.monitor_settings(pod, draft, rootfs) };
         let launch = Launch { binary: self.monitor.clone(), settings };
         let stage = Stage::begin("creating the container with its runtime", &facts.name);
-        let created = stage.check(monitor::launch(&launch).await);
+        let created = stage.launched(monitor::launch(&launch).await);
         let created = created.map_err(|error| self.impossible_mount(draft).unwrap_or(error))?;
         let stage = Stage::begin("committing the container", &facts.name);
         stage.check(created.monitor.commit().await)?;
@@ -326,6 +329,7 @@ impl Pods {
                 upper: rootfs.upper,
                 work: rootfs.work,
                 options: mount_options(&draft.labels),
+                owned: false,
             },
             user_namespace: self.paths.pod(&pod.facts.id).monitor_user_namespace(&pod.facts),
             terminal: facts.config.tty,

@@ -15,7 +15,8 @@
 //!   adjust.rs devices.rs                                    what else a container's document is made of
 //!   names.rs index.rs                                       single flight by name, lookup by ID and prefix
 //!   sandbox.rs container.rs state.rs paths.rs               the objects, their records, their states
-//!   abilities.rs                                            what the node and its runtimes can do
+//!   stage.rs                                                what takes time, measured and named
+//!   abilities.rs stats/                                     what the node and its runtimes can do; what pods use
 //!   watch.rs background.rs recovery/                        exits, what is tried again, what a restart finds
 //! ```
 
@@ -41,8 +42,10 @@ mod resources;
 mod run;
 mod sandbox;
 mod signal;
+mod stage;
 mod start;
 mod state;
+mod stats;
 mod stop;
 mod update;
 mod volumes;
@@ -80,6 +83,10 @@ use names::Names;
 use paths::Paths;
 pub use sandbox::{Pod, PodFacts, PodName, PodRequest};
 pub use state::{ContainerState, Exit, Nanos, PodState, Reason, now};
+use stats::Requests;
+pub use stats::{
+    ContainerDetails, ContainerUsage, FileSystem, LayerUsage, Measured, NodeDetails, PodDetails, PodUsage,
+};
 pub use update::PodUpdate;
 
 /// All pods and containers of the node, and what they are made with.
@@ -111,6 +118,8 @@ pub struct Pods {
     unfinished: Mutex<Vec<Unwanted>>,
     /// Something was made, or could not be undone: the background has to look at it.
     attention: Notify,
+    /// When stats were asked for.
+    requests: Requests,
 }
 
 /// The node cannot hold pods.
@@ -160,6 +169,7 @@ impl Pods {
             container_names: Names::new(),
             unfinished: Mutex::default(),
             attention: Notify::new(),
+            requests: Requests::default(),
             config,
         });
         // After all that can be wrong with the configuration, so that a daemon that does not start leaves no mounts.

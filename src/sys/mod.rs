@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod console;
+pub mod descriptors;
 pub mod fs;
 pub mod isal;
 pub mod kernel;

@@ -70,6 +70,7 @@
 //! | a thread of the exporter, where `[tracing]` names a collector | until shutdown | sends ended spans in batches |
 //! | [`pod::Pods::tend`] | for ever | undoes what could not be undone, removes what nobody asked for again, retries DELs |
 //! | [`runtime::reap_orphans`] | for ever | reaps orphans as they die, but for those that an exec waits for |
+//! | a thread of [`disk`] | from the first question that no quota answers | walks over writable layers, if somebody asks about them |
 //! | a thread of the image store | for ever | collects layers that nothing uses, empties `trash/` |
 //!
 //! # Channels and locks

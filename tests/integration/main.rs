@@ -20,6 +20,8 @@ mod containers_life;
 mod crictl;
 mod crictl_commands;
 mod devices;
+mod disk;
+mod disk_quota;
 mod events;
 mod exec_sync;
 mod handlers;

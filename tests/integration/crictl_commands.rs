@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::common::image::pushed_busybox;
 use crate::common::{Node, PodSpec, cgroup_driver, eventually, free_port, oci_runtime};
 
-/// Whether stats and metrics are there. As long as they are not, their commands have to say so.
+/// Whether stats and metrics are there. As long as they are not, their commands have to say so: this cannot be forgotten.
 const STATS: bool = false;
 
 /// crictl, and what it was asked for.
@@ -81,8 +81,9 @@ impl Crictl<'_> {
     /// A container's configuration: it answers each line of its input.
     fn container_file(&self, name: &str, image: &str, pid: i32) -> String {
         let answering = "while true; do echo answer | nc -l -p 8080 -w 5; done &";
-        let script =
-            format!("echo hello; trap 'exit 0' TERM; {answering} while read line; do echo got $line; done");
+        let script = format!(
+            "echo hello; echo file > /file; trap 'exit 0' TERM; {answering} while read line; do echo got $line; done"
+        );
         let json = json!({
             "metadata": { "name": name },
             "image": { "image": image },
@@ -363,8 +364,13 @@ async fn of_measures(crictl: &Crictl<'_>) {
         }
         return;
     }
-    let stats = crictl.json(&["stats", "-o", "json"]).await;
-    let shell = &stats["stats"][0];
+    // What a writable layer takes is known when somebody has looked, in the background.
+    let shell = eventually("stats with the writable layer", || async {
+        let mut stats = crictl.json(&["stats", "-o", "json"]).await;
+        let shell = stats["stats"][0].take();
+        shell["writableLayer"].is_object().then_some(shell)
+    })
+    .await;
     assert_eq!(shell["attributes"]["metadata"]["name"], "shell");
     for path in ["/cpu/usageCoreNanoSeconds", "/memory/workingSetBytes", "/writableLayer/inodesUsed"] {
         let value = shell.pointer(path).and_then(|number| number["value"].as_str()).map(str::parse::<u64>);

@@ -6,7 +6,7 @@
 //! # The parts
 //!
 //! Calls go one way: [`cri`] (the edge), with [`streaming`] beside it, calls [`pod`] (the life of pods and containers), which
-//! calls the leaves [`image`], [`network`], [`runtime`], [`monitor`], [`spec`], [`selinux`] and [`cgroup`]; all stand on
+//! calls the leaves [`image`], [`network`], [`runtime`], [`monitor`], [`spec`], [`selinux`], [`disk`] and [`cgroup`]; all stand on
 //! [`record`] (state files), [`id`], [`config`] and
 //! [`sys`] (system calls, the only place with `unsafe`). [`api`] is generated from the CRI's protobuf file. No leaf knows of
 //! pods. What happens to a container of itself comes back up as an event.
@@ -92,6 +92,7 @@ pub mod cgroup;
 pub mod classes;
 pub mod config;
 pub mod cri;
+pub mod disk;
 pub mod hooks;
 pub mod id;
 pub mod image;

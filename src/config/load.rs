@@ -10,8 +10,8 @@ use toml::Table;
 use super::read::{Problem, Reader};
 use super::{
     AppArmorConfig, BlockIoConfig, CdiConfig, CgroupConfig, CgroupDriver, Config, ContainersConfig,
-    DevicesConfig, ImagesConfig, LogLevel, MetricsConfig, MonitorConfig, MountsConfig, NetworkConfig,
-    NriConfig, SeccompConfig, SecurityConfig, SelinuxConfig, StreamingConfig, runtimes,
+    DevicesConfig, DiskConfig, ImagesConfig, LogLevel, MetricsConfig, MonitorConfig, MountsConfig,
+    NetworkConfig, NriConfig, SeccompConfig, SecurityConfig, SelinuxConfig, StreamingConfig, runtimes,
 };
 
 /// The file that is read when `--config` names none; it need not exist.
@@ -90,6 +90,7 @@ impl Config {
             devices: DevicesConfig::defaults(),
             cdi: CdiConfig::defaults(),
             blockio: BlockIoConfig::defaults(),
+            disk: DiskConfig::defaults(),
             monitor: MonitorConfig::defaults(),
             mounts: MountsConfig::defaults(),
             network: NetworkConfig::defaults(root),
@@ -120,6 +121,7 @@ fn apply(config: &mut Config, mut reader: Reader<'_>) {
     reader.section("devices", |reader| config.devices.read(reader));
     reader.section("cdi", |reader| config.cdi.read(reader));
     reader.section("blockio", |reader| config.blockio.read(reader));
+    reader.section("disk", |reader| config.disk.read(reader));
     reader.section("monitor", |reader| config.monitor.read(reader));
     reader.section("mounts", |reader| config.mounts.read(reader));
     reader.section("network", |reader| config.network.read(reader));

@@ -10,6 +10,7 @@ mod cdi;
 mod cgroup;
 mod containers;
 mod devices;
+mod disk;
 mod endpoints;
 mod images;
 mod load;
@@ -35,6 +36,7 @@ pub use cdi::CdiConfig;
 pub use cgroup::CgroupConfig;
 pub use containers::{ContainersConfig, Ulimit, Variable};
 pub use devices::{DevicesConfig, NamedDevice};
+pub use disk::DiskConfig;
 pub use endpoints::{MetricsConfig, NriConfig, StreamingConfig};
 pub use images::{ImagesConfig, Inflate};
 pub use load::{ConfigError, DEFAULT_FILE, DEFAULT_POLICY, load};
@@ -79,6 +81,8 @@ pub struct Config {
     pub cdi: CdiConfig,
     /// Classes of block I/O.
     pub blockio: BlockIoConfig,
+    /// What the writable layers take.
+    pub disk: DiskConfig,
     /// The monitors.
     pub monitor: MonitorConfig,
     /// What containers see besides what their pods ask for.

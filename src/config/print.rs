@@ -16,6 +16,7 @@ pub fn render(config: &Config) -> String {
     config.devices.render(&mut page);
     config.cdi.render(&mut page);
     config.blockio.render(&mut page);
+    config.disk.render(&mut page);
     config.monitor.render(&mut page);
     config.mounts.render(&mut page);
     config.network.render(&mut page);

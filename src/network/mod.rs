@@ -17,6 +17,7 @@ mod bandwidth;
 mod chain;
 mod config;
 mod error;
+mod links;
 mod plugin;
 mod records;
 mod result;
@@ -39,6 +40,7 @@ pub use self::attachment::{Attachment, Dns, PortMapping, Protocol};
 pub use self::bandwidth::InvalidBandwidth;
 pub use self::config::{CniVersion, InvalidConfig, MissingPlugin, NetworkList, NotReady, PluginConfig};
 pub use self::error::{Command, Failure, NetworkError, PluginError};
+pub use self::links::{Link, Links, Traffic};
 pub use self::result::{Interface, PodNetwork, Route};
 
 use self::chain::Chain;

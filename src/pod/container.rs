@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::sandbox::Pod;
 use super::state::{ContainerState, Nanos};
+use super::stats::Gauge;
 use crate::api::{ContainerConfig, LinuxContainerResources, LinuxContainerUser, PodSandboxConfig, Signal};
 use crate::cgroup::CgroupPath;
 use crate::id::{ContainerId, PodId};
@@ -136,6 +137,8 @@ pub struct Container {
     pub(super) since: Instant,
     /// What an update has set; a std mutex, because it is held for a copy.
     updated: Mutex<Option<LinuxContainerResources>>,
+    /// What is kept from one request for stats to the next; a std mutex, because it is held for one measurement.
+    pub(super) gauge: Mutex<Gauge>,
     claimed: AtomicBool,
     unwatched: AtomicBool,
     /// Whether a start is under way, which then tells of an end that it overtakes. Changed only while an event could be.
@@ -160,6 +163,7 @@ impl Container {
             monitor,
             since: Instant::now(),
             updated: Mutex::default(),
+            gauge: Mutex::default(),
             claimed: AtomicBool::new(false),
             unwatched: AtomicBool::new(false),
             starting: AtomicBool::new(false),

@@ -166,6 +166,7 @@ impl Pods {
     ) -> Result<Draft<'a>, PodError> {
         let runtime = self.runtime(&pod.facts.handler).await?;
         let user = self.user_of(&name, &config, &image)?;
+        let limit = self.layer_limit(runtime.name(), &pod.facts.config, &config)?;
         let volumes = self.image_volumes(pod, &config).await?;
         let id = ContainerId::generate();
         let cgroup = cgroup::location(self.driver, &pod.facts.cgroup, id.as_str())
@@ -192,7 +193,7 @@ impl Pods {
         };
         let pids = self.pid_namespace(pod, &facts.config).await?;
         let labels = self.labels_of_container(pod, &facts.config, &image)?;
-        Ok(Draft { facts, image, volumes, user, runtime, cgroups_path: cgroup.spec, pids, labels })
+        Ok(Draft { facts, image, limit, volumes, user, runtime, cgroups_path: cgroup.spec, pids, labels })
     }
 
     fn user_of(
@@ -226,6 +227,8 @@ impl Pods {
         let (facts, paths) = (&draft.facts, self.paths.container(&draft.facts.id));
         let stage = Stage::begin("making the writable layer", &facts.name);
         let rootfs = stage.check(self.images.prepare_rootfs(&draft.image, &facts.id))?;
+        let stage = Stage::begin("limiting the writable layer", &facts.name);
+        stage.check(self.disk.add(&facts.id, draft.limit))?;
         let volumes = self.volume_layers(draft)?;
         if let Some(directory) = facts.log_path.parent().filter(|_| !facts.log_path.as_os_str().is_empty()) {
             let stage = Stage::begin("making the log directory", &directory.display());
@@ -357,6 +360,8 @@ pub(super) struct Draft<'a> {
     pub(super) facts: ContainerFacts,
     pub(super) image: Arc<Image>,
     pub(super) volumes: Vec<ImageVolume>,
+    /// The most bytes that its writable layer may take.
+    limit: Option<u64>,
     user: ResolvedUser,
     runtime: &'a Runtime,
     /// Its cgroup in the runtime's words.

@@ -11,10 +11,11 @@
 //!   resources.rs pause.rs                                   what a pod has of the node, made and undone
 //!   bundle.rs signal.rs volumes.rs                          what a monitor is told; stop signals; what is mounted
 //!   confine.rs                                              labels, filters and default rights
+//!   layer.rs                                                what the writable layer may take
 //!   adjust.rs devices.rs                                    what else a container's document is made of
 //!   names.rs index.rs                                       single flight by name, lookup by ID and prefix
 //!   sandbox.rs container.rs state.rs paths.rs               the objects, their records, their states
-//!   abilities.rs                                            what the node and its runtimes can do
+//!   abilities.rs stats/                                     what the node and its runtimes can do; what pods use
 //!   watch.rs background.rs recovery/                        exits, what is tried again, what a restart finds
 //!   events/ inspect.rs                                      what happens, told to whoever listens; what else can be seen
 //! ```
@@ -32,6 +33,7 @@ mod events;
 mod exec;
 mod index;
 mod inspect;
+mod layer;
 mod limits;
 mod names;
 mod paths;
@@ -44,6 +46,7 @@ mod sandbox;
 mod signal;
 mod start;
 mod state;
+mod stats;
 mod stop;
 mod update;
 mod volumes;
@@ -61,6 +64,7 @@ use tokio::sync::{Notify, OnceCell};
 use crate::apparmor::AppArmor;
 use crate::cgroup::{CgroupPath, Cgroups, Driver};
 use crate::config::Config;
+use crate::disk::Disk;
 use crate::id::{ContainerId, PodId};
 use crate::image::Images;
 use crate::network::Network;
@@ -82,6 +86,8 @@ use names::Names;
 use paths::Paths;
 pub use sandbox::{Pod, PodFacts, PodName, PodRequest};
 pub use state::{ContainerState, Exit, Nanos, PodState, Reason, now};
+use stats::Requests;
+pub use stats::{ContainerDetails, ContainerUsage, FileSystem, Measured, NodeDetails, PodDetails, PodUsage};
 pub use update::PodUpdate;
 
 /// All pods and containers of the node, and what they are made with.
@@ -89,6 +95,7 @@ pub struct Pods {
     config: Arc<Config>,
     paths: Paths,
     images: Images,
+    disk: Disk,
     network: Network,
     runtimes: BTreeMap<String, OnceCell<Runtime>>,
     /// Whether pods can have user namespaces, or what is lacking.
@@ -113,6 +120,8 @@ pub struct Pods {
     unfinished: Mutex<Vec<Unwanted>>,
     /// Something was made, or could not be undone: the background has to look at it.
     attention: Notify,
+    /// When stats were asked for.
+    requests: Requests,
 }
 
 /// The node cannot hold pods.
@@ -143,6 +152,7 @@ impl Pods {
         let pods = Arc::new(Self {
             confinement,
             paths,
+            disk: Disk::open(&config.disk, &images.places().containers),
             images,
             network,
             bases: adjust::bases(&config)?,
@@ -162,6 +172,7 @@ impl Pods {
             container_names: Names::new(),
             unfinished: Mutex::default(),
             attention: Notify::new(),
+            requests: Requests::default(),
             config,
         });
         // After all that can be wrong with the configuration, so that a daemon that does not start leaves no mounts.
@@ -217,6 +228,11 @@ impl Pods {
     /// The images that containers are made from.
     pub fn images(&self) -> &Images {
         &self.images
+    }
+
+    /// What the containers' writable layers take.
+    pub fn disk(&self) -> &Disk {
+        &self.disk
     }
 
     /// The pod network.

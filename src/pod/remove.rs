@@ -85,6 +85,9 @@ impl Pods {
             let (stage, cgroups) = (Stage::begin("removing the cgroup", id), self.cgroups.clone());
             errors.extend(stage.check(sys::blocking(move || cgroups.remove_tree(&cgroup)).await).err());
         }
+        // Before the layer goes, which remembers the project.
+        let stage = Stage::begin("lifting the writable layer's limit", id);
+        errors.extend(stage.check(self.disk.release(id)).err());
         let stage = Stage::begin("removing the writable layer", id);
         errors.extend(stage.check(self.images.remove_rootfs(id)).err());
         if errors.is_empty() {

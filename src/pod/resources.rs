@@ -87,6 +87,9 @@ impl Pods {
     /// cannot be given back now must not hold the pod: it has a record of its own and is tried again (B6).
     pub(super) async fn release(&self, id: &PodId) -> Vec<PodError> {
         let paths = self.paths.pod(id);
+        if let Ok(pod) = self.index.pod(id.as_str()) {
+            pod.release_links();
+        }
         let mut errors = Vec::new();
         let stage = Stage::begin("giving back the network", id);
         if let Err(error) = stage.check(self.network.detach(id).await) {

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::limits::PodResources;
 use super::state::{Nanos, PodState};
+use super::stats::PodGauge;
 use crate::api::{NamespaceMode, NamespaceOption, PodSandboxConfig};
 use crate::cgroup::CgroupPath;
 use crate::id::PodId;
@@ -139,6 +140,8 @@ pub struct Pod {
     pub(super) since: Instant,
     /// What an update has told; a std mutex, because it is held for a copy.
     updated: std::sync::Mutex<Option<PodResources>>,
+    /// What is kept from one request for stats to the next; a std mutex, because it is held for one measurement.
+    pub(super) gauge: std::sync::Mutex<PodGauge>,
     claimed: AtomicBool,
     /// Whether a stop has given back its resources. A pod may be not ready before that, when it has lost some of them.
     released: AtomicBool,
@@ -152,6 +155,7 @@ impl Pod {
             transition: Mutex::new(()),
             since: Instant::now(),
             updated: std::sync::Mutex::default(),
+            gauge: std::sync::Mutex::default(),
             claimed: AtomicBool::new(false),
             released: AtomicBool::new(false),
         }

@@ -56,6 +56,7 @@ impl Pods {
                 teller.tell(EventKind::Stopped, id.as_str());
             }
         });
+        self.disk.ended(id);
         if let ContainerState::Exited(exit) = container.state() {
             tracing::info!(container = %id, code = exit.code, reason = exit.reason.as_str(), "container has ended");
         }

@@ -42,5 +42,6 @@ mod recovery;
 mod resources;
 mod security;
 mod server;
+mod stats;
 mod streaming;
 mod userns;

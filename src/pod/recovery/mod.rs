@@ -6,7 +6,7 @@
 
 mod plan;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -45,7 +45,16 @@ pub(super) async fn run(pods: &Arc<Pods>) -> Result<(), OpenError> {
     for id in pod_ids.iter().filter(|id| !known.contains(*id)) {
         undo_pod(pods, id).await;
     }
-    let living: HashSet<ContainerId> = pods.containers().iter().map(|c| c.facts.id.clone()).collect();
+    let containers = pods.containers();
+    let ended = containers.iter().map(|container| {
+        let ended = matches!(container.state(), ContainerState::Exited(_));
+        (container.facts.id.clone(), ended)
+    });
+    let ended: HashMap<ContainerId, bool> = ended.collect();
+    for error in pods.disk.take_up(&ended) {
+        tracing::warn!("giving back the quota of a writable layer that no container has: {}", chain(&error));
+    }
+    let living: HashSet<ContainerId> = ended.into_keys().collect();
     for error in pods.images.retain_rootfs(&living) {
         tracing::warn!("removing a writable layer that no container has: {}", chain(&error));
     }

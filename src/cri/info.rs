@@ -71,8 +71,8 @@ impl Service {
         HashMap::from([
             ("config".to_owned(), json!(self.pods.config()).to_string()),
             ("cniconfig".to_owned(), self.cni_config_json().to_string()),
-            ("lastCNILoadStatus".to_owned(), self.cni_load_status()),
-            ("rust".to_owned(), env!("PODD_RUSTC").to_owned()),
+            ("lastCNILoadStatus".to_owned(), json!(self.cni_load_status()).to_string()),
+            ("rust".to_owned(), json!(env!("PODD_RUSTC")).to_string()),
             ("objects".to_owned(), counts.to_string()),
             ("confinement".to_owned(), self.pods.confinement().to_string()),
             ("apparmor".to_owned(), self.apparmor_info().to_string()),

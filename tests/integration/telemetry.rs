@@ -14,6 +14,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
+use opentelemetry_proto::tonic::common::v1::any_value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use podd::api;
 use rustix::process::{Pid, Signal, kill_process};
@@ -136,7 +137,7 @@ async fn have_everything_happen(node: &mut Node) -> Pod {
     node.pull("127.0.0.1:1/none:1").await.unwrap_err();
     fs::write(
         node.names.cni_conf_dir().join("10-podd-test.conflist"),
-        r#"{"cniVersion":"1.0.0","name":"broken","plugins":[{"type":"host-device","device":"none"}]}"#,
+        r#"{"cniVersion":"1.0.0","name":"broken","plugins":[{"type":"tuning"}]}"#,
     )
     .unwrap();
     node.try_run_pod(&PodSpec::new(node, "unconnected")).await.unwrap_err();
@@ -155,6 +156,8 @@ async fn a_scrape_has_all_that_is_documented_and_nothing_else() {
     node.start_again().await;
     have_everything_happen(&mut node).await;
     let text = scrape(port).await;
+    // What docs/observability.md shows a part of: --nocapture has it.
+    println!("{text}");
     assert_eq!(families(&text), documented(), "docs/metrics.md (right) is not what is scraped (left)");
     for (series, at_least) in [
         ("podd_cri_operation_seconds_count{rpc=\"RunPodSandbox\"}", 2.0),
@@ -163,7 +166,7 @@ async fn a_scrape_has_all_that_is_documented_and_nothing_else() {
         ("podd_stage_seconds_count{stage=\"mounting the root filesystem\"}", 2.0),
         ("podd_stage_errors_total{stage=\"setting up the network\"}", 1.0),
         ("podd_cni_plugin_seconds_count{plugin=\"bridge\",command=\"ADD\"}", 1.0),
-        ("podd_cni_plugin_errors_total{plugin=\"host-device\",command=\"ADD\"}", 1.0),
+        ("podd_cni_plugin_errors_total{plugin=\"tuning\",command=\"ADD\"}", 1.0),
         ("podd_pulls_total{result=\"succeeded\"}", 1.0),
         ("podd_pull_errors_total{kind=\"unavailable\"}", 1.0),
         ("podd_pull_layers_total{origin=\"fetched\"}", 1.0),
@@ -383,6 +386,33 @@ async fn the_kubelets_trace_goes_on_through_every_stage_of_a_pods_start() {
     node.finish().await;
 }
 
+/// Prints a span and what is within it: beginning and duration in milliseconds, name, object.
+fn show(all: &[Span], span: &Span, zero: u64, depth: usize) {
+    let milliseconds = |nanos: u64| nanos as f64 / 1e6;
+    let text = |key: &str| {
+        let value = span.attributes.iter().find(|attribute| attribute.key == key)?.value.as_ref()?;
+        match value.value.as_ref()? {
+            any_value::Value::StringValue(text) => Some(text.clone()),
+            _ => None,
+        }
+    };
+    let (start, end) = (span.start_time_unix_nano, span.end_time_unix_nano);
+    println!(
+        "{:8.2} {:8.2}  {:indent$}{}  {}",
+        milliseconds(start.saturating_sub(zero)),
+        milliseconds(end - start),
+        "",
+        span.name,
+        text("object").unwrap_or_default(),
+        indent = depth * 2
+    );
+    let mut inner: Vec<_> = all.iter().filter(|other| other.parent_span_id == span.span_id).collect();
+    inner.sort_by_key(|span| span.start_time_unix_nano);
+    for span in inner {
+        show(all, span, zero, depth + 1);
+    }
+}
+
 #[tokio::test]
 async fn a_sampled_start_is_traced_down_to_the_runtime_and_flushed_at_the_end() {
     let (collector, port) = Collector::start().await;
@@ -398,6 +428,11 @@ async fn a_sampled_start_is_traced_down_to_the_runtime_and_flushed_at_the_end() 
         ["CreateContainer", "StartContainer", "mounting the root filesystem", "running the runtime's create"]
     {
         assert!(spans.contains_key(name), "{name} is not in {:?}", spans.keys());
+    }
+    // What docs/observability.md shows: --nocapture has it.
+    let all = collector.0.lock().unwrap().clone();
+    for rpc in ["RunPodSandbox", "CreateContainer", "StartContainer"] {
+        show(&all, &spans[rpc], spans[rpc].start_time_unix_nano, 0);
     }
     let create = &spans["creating the container with its runtime"];
     assert_eq!(spans["mounting the root filesystem"].parent_span_id, create.span_id);

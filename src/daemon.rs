@@ -15,6 +15,7 @@ use podd::image::Images;
 use podd::network::Network;
 use podd::pod::Pods;
 use podd::runtime;
+use podd::scrape;
 use podd::streaming::Streaming;
 use tokio::task::JoinSet;
 
@@ -23,6 +24,7 @@ pub(crate) struct Daemon {
     pods: Arc<Pods>,
     streaming: Streaming,
     background: JoinSet<()>,
+    _metrics: scrape::Listening,
     _lock: File,
 }
 
@@ -40,6 +42,7 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<Daemon> {
     let preload = config.images.preload_dir.clone();
     let pods = Pods::open(config, images.clone(), network).await?;
     let streaming = Streaming::start(Arc::clone(&pods)).await.context("starting the streaming server")?;
+    let metrics = scrape::start(&pods, &streaming).await.context("starting the metrics endpoint")?;
     let mut background = JoinSet::new();
     if !preload.as_os_str().is_empty() {
         background.spawn(images.preload(preload));
@@ -51,7 +54,7 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<Daemon> {
         let Err(error) = runtime::reap_orphans().await;
         tracing::error!("watching for orphans: {error}");
     });
-    Ok(Daemon { pods, streaming, background, _lock: lock })
+    Ok(Daemon { pods, streaming, background, _metrics: metrics, _lock: lock })
 }
 
 /// Keeps a second daemon off the run directory. A file lock ends with its process, however that ends.

@@ -6,9 +6,10 @@
 //! # The parts
 //!
 //! Calls go one way: [`cri`] (the edge), with [`streaming`] beside it, calls [`pod`] (the life of pods and containers), which
-//! calls the leaves [`image`], [`network`], [`runtime`], [`monitor`], [`spec`], [`selinux`] and [`cgroup`]; all stand on
-//! [`record`] (state files), [`id`], [`config`] and
-//! [`sys`] (system calls, the only place with `unsafe`). [`api`] is generated from the CRI's protobuf file. No leaf knows of
+//! calls the leaves [`image`], [`network`], [`runtime`], [`monitor`], [`spec`], [`selinux`], [`disk`] and [`cgroup`]; all
+//! stand on [`record`] (state files), [`id`], [`config`], [`telemetry`] (stages, metrics, the log, traces) and
+//! [`sys`] (system calls, the only place with `unsafe`). [`scrape`], the third edge, serves metrics. [`api`] is generated from
+//! the CRI's protobuf file. No leaf knows of
 //! pods. What happens to a container of itself comes back up as an event.
 //!
 //! # One RunPodSandbox
@@ -65,6 +66,8 @@
 //! | one per mutating call | until the call is done; a shutdown waits for them | the transition |
 //! | one per connection to a monitor | as long as the monitor | carries questions and answers, hears of the end |
 //! | one per living container | until its end | waits for the monitor's word, publishes the exit, has the runtime forget |
+//! | one per listener of [`scrape`], one per scrape's connection | until shutdown, at most ten minutes | serves metrics |
+//! | a thread of the exporter, where `[tracing]` names a collector | until shutdown | sends ended spans in batches |
 //! | [`pod::Pods::tend`] | for ever | undoes what could not be undone, removes what nobody asked for again, retries DELs |
 //! | [`runtime::reap_orphans`] | for ever | reaps orphans as they die, but for those that an exec waits for |
 //! | a thread of the image store | for ever | collects layers that nothing uses, empties `trash/` |
@@ -91,6 +94,7 @@ pub mod cgroup;
 pub mod classes;
 pub mod config;
 pub mod cri;
+pub mod disk;
 pub mod hooks;
 pub mod id;
 pub mod image;
@@ -99,8 +103,11 @@ pub mod network;
 pub mod pod;
 pub mod record;
 pub mod runtime;
+pub mod scrape;
 pub mod selinux;
 pub mod spec;
 pub mod streaming;
 pub mod sys;
+pub mod telemetry;
+pub mod tls;
 pub mod yaml;

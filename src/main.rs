@@ -2,20 +2,16 @@
 
 mod cli;
 mod daemon;
+mod reload;
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use podd::config::{self, Config, LogLevel};
-use podd::cri;
+use podd::{cri, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::Layer;
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 /// Worker threads of the async pool: requests are few and short, blocking work has threads of its own.
 const WORKERS: usize = 2;
@@ -38,7 +34,7 @@ enum Command {
     Images(cli::ImagesArgs),
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 struct Sources {
     /// The configuration file; its drop-ins are in the directory of the same name with ".d".
     #[arg(long, value_name = "FILE", global = true)]
@@ -77,30 +73,12 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
             print!("{}", config::render(&sources.load()?));
             Ok(true)
         }
-        Command::Serve(sources) => serve(sources.load()?).map(|()| true),
+        Command::Serve(sources) => serve(sources).map(|()| true),
         Command::Images(args) => {
-            log_to_stderr(LogLevel::Warn);
+            telemetry::start_plain(LogLevel::Warn);
             cli::images(args)
         }
     }
-}
-
-/// Starts the log on standard error.
-fn log_to_stderr(level: LogLevel) {
-    let level = match level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    };
-    // Libraries have their say from warnings on: what HTTP/2 does frame by frame is nobody's business here.
-    let levels = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("podd", level);
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
-    tracing_subscriber::registry().with(lines.with_filter(levels)).init();
 }
 
 fn async_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
@@ -112,9 +90,10 @@ fn async_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .context("starting the async runtime")
 }
 
-fn serve(config: Config) -> anyhow::Result<()> {
-    log_to_stderr(config.log_level);
+fn serve(sources: Sources) -> anyhow::Result<()> {
+    let config = sources.clone().load()?;
     async_runtime()?.block_on(async {
+        let telemetry = telemetry::start(&config).context("starting the log and the traces")?;
         let mut terminate = signal(SignalKind::terminate()).context("watching for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("watching for SIGINT")?;
         let shutdown = async move {
@@ -123,11 +102,13 @@ fn serve(config: Config) -> anyhow::Result<()> {
                 _ = interrupt.recv() => {}
             }
         };
+        let reloads = reload::watch(sources, config.clone(), telemetry)?;
         // Not on this thread: it gets the orphans, and must have no children of its own making.
         let daemon = tokio::spawn(daemon::start(config)).await.context("starting")??;
         let ready = || daemon::notify("READY=1");
         cri::serve(daemon.socket(), daemon.pods(), daemon.streaming(), ready, shutdown).await?;
         daemon.stop().await;
+        reloads.stop().await;
         Ok(())
     })
 }

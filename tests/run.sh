@@ -24,22 +24,19 @@ PACKAGES=(
 )
 SCRIPTS=(contrib/build.sh contrib/demo.sh contrib/lib/busybox.sh contrib/lib/critest.sh contrib/lib/image.sh
     contrib/lib/make_suite_images.sh contrib/lib/monitor.sh contrib/lib/namespace.sh contrib/lib/qemu.sh
-    contrib/lib/suite_images.sh contrib/lib/tools.sh contrib/lib/uml.sh fuzz/rustc.sh tests/bench/pull.sh tests/critest.sh
-    tests/critest/judge_test.sh tests/critest/run.sh tests/features.sh tests/fuzz.sh tests/run.sh .ci/run)
+    contrib/lib/suite_images.sh contrib/lib/tools.sh contrib/lib/uml.sh fuzz/rustc.sh tests/bench/pull.sh tests/bench/stats.sh
+    tests/critest.sh tests/critest/judge_test.sh tests/critest/run.sh tests/features.sh tests/fuzz.sh tests/run.sh .ci/run)
 # One test binary that takes longer than this hangs.
 TEST_LIMIT=900
 # The same on the kernel with cgroup v2.
 V2_LIMIT=480
 # All runs of the conformance suite; half of that on an idle machine.
 CRITEST_LIMIT=1200
-# What is tried there with crun, and of it with runc what has most to do with cgroups.
-V2_CRUN=(
-    containers:: containers_life:: devices:: handlers:: image_volumes:: mounts::b27 mounts::volumes pods:: pods_network::
-    recovery:: resources:: security::
-)
-V2_RUNC=(
-    containers::resources containers::devices containers_life::want_of_memory containers_life::with_the_hosts_pids
-    pods::a_pod_goes recovery::a_killed_daemon resources::
+# What is tried there: all that pods and containers may ask for, but for user namespaces, which need a file system that can be
+# mapped; those are tried on the node.
+V2=(
+    containers:: containers_life:: devices:: handlers:: image_volumes:: mounts:: pods:: pods_network:: pods_pids:: recovery::
+    resources:: security:: stats:: streaming::
 )
 # What is left out there, because that kernel lacks something.
 V2_WITHOUT=(
@@ -49,7 +46,7 @@ V2_WITHOUT=(
 # The same on the emulated node, its boot and the making of its disk included.
 NODE_LIMIT=300
 # What is tried there: AppArmor, and what has most to do with capabilities, cgroups and restarts. It is ten times slower there.
-NODE_CRUN=(containers:: pods::a_pod_goes recovery::a_killed_daemon resources::)
+NODE_CRUN=(containers:: pods::a_pod_goes recovery::a_killed_daemon resources:: userns::)
 NODE_RUNC=(containers::resources containers::capabilities resources::a_)
 
 passed=0
@@ -278,8 +275,8 @@ cgroup_v2() {
         return 0
     fi
     install_packages user-mode-linux
-    on_cgroup_v2 crun "${V2_CRUN[@]}"
-    on_cgroup_v2 runc "${V2_RUNC[@]}"
+    on_cgroup_v2 crun "${V2[@]}"
+    on_cgroup_v2 runc "${V2[@]}"
     echo "note: left out on that kernel, with the reasons in tests/run.sh: ${#V2_WITHOUT[@]} (${V2_WITHOUT[*]})"
 }
 
@@ -288,7 +285,8 @@ on_a_node() {
     local runtime=$1 binary
     shift
     binary=$(integration_binary) || die "the integration tests cannot be built"
-    export PODD_NODE_FILES="$PWD/$binary $PWD/target/debug/podd $PODD_TEST_MONITOR $PODD_CRICTL"
+    PODD_NODE_FILES="$PWD/$binary $PWD/target/debug/podd $PODD_TEST_MONITOR $PODD_CRICTL $(dirname "$PODD_TEST_CRUN_NEW")"
+    export PODD_NODE_FILES
     # shellcheck disable=SC2016 # the node's shell expands it
     NODE=contrib/lib/qemu.sh PODD_TEST_RUNTIME=$runtime PODD_TEST_CGROUP_DRIVER=systemd RUST_TEST_THREADS=2 \
         run_column "node-$runtime" "a whole node with $runtime" timeout "$NODE_LIMIT" \

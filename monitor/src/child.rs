@@ -10,6 +10,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio, exit};
+use std::time::Instant;
 
 use podd_monitor::protocol::{CONSOLE_SOCKET, MAX_TEXT, Overlay, ROOTFS, Settings, Stage};
 
@@ -37,6 +38,9 @@ pub(crate) struct Create {
     errors: PipeReader,
 }
 
+/// How long the mounts took, in nanoseconds: the first that comes through the pipe. A failure may follow.
+const MOUNT_TIME: usize = size_of::<u64>();
+
 impl Create {
     pub(crate) fn start(
         settings: &Settings,
@@ -44,26 +48,34 @@ impl Create {
         console: Option<&str>,
         oom_score: Option<&str>,
     ) -> Result<Self, Failure> {
-        let (errors, errors_of_child) = pipe().described("make a pipe").at(Stage::Process)?;
+        let (errors, mut errors_of_child) = pipe().described("make a pipe").at(Stage::Process)?;
+        let began = Instant::now();
         match fork().described("fork").at(Stage::Process)? {
             Fork::Parent(pid) => Ok(Self { pid, errors }),
             Fork::Child => {
                 die_with_parent();
                 restore_oom_score(oom_score);
-                let failure = run_create(settings, streams, console);
+                let mounted = || tell_time(&mut errors_of_child, began);
+                let failure = run_create(settings, streams, console, mounted);
                 send(errors_of_child, &failure);
                 exit(127)
             }
         }
     }
 
-    /// What went wrong before the runtime ran, if anything. Does not wait once the child has ended.
-    pub(crate) fn early_failure(mut self) -> Option<Failure> {
+    /// How long the mounts took, in nanoseconds, and what went wrong before the runtime ran, if anything did. Does not wait
+    /// once the child has ended.
+    pub(crate) fn outcome(mut self) -> (u64, Option<Failure>) {
         let mut message = Vec::new();
-        self.errors.read_to_end(&mut message).ok()?;
-        let (stage, text) = message.split_first()?;
-        let text = String::from_utf8_lossy(text);
-        Some(Failure::new(Stage::from_number(*stage), text))
+        let _ = self.errors.read_to_end(&mut message);
+        let (time, failure) = match message.split_first_chunk::<MOUNT_TIME>() {
+            Some((time, rest)) => (u64::from_le_bytes(*time), rest),
+            None => (0, &[][..]),
+        };
+        let failure = failure
+            .split_first()
+            .map(|(stage, text)| Failure::new(Stage::from_number(*stage), String::from_utf8_lossy(text)));
+        (time, failure)
     }
 }
 
@@ -82,12 +94,18 @@ pub(crate) fn start_quietly(argv: &[OsString], oom_score: Option<&str>) -> io::R
     }
 }
 
-/// Becomes the runtime; returns only when that fails.
-fn run_create(settings: &Settings, streams: ChildStreams, console: Option<&str>) -> Failure {
+/// Becomes the runtime; returns only when that fails. `mounted` hears when the mounts are made, or are not to be had.
+fn run_create(
+    settings: &Settings,
+    streams: ChildStreams,
+    console: Option<&str>,
+    mounted: impl FnOnce(),
+) -> Failure {
     let prepared = mount_root(settings).and_then(|()| match &settings.user_namespace {
         None => Ok(streams),
         Some(_) => streams.without_the_hosts_null(&settings.mount_point),
     });
+    mounted();
     let streams = match prepared {
         Ok(streams) => streams,
         Err(failure) => return failure,
@@ -123,8 +141,8 @@ fn mount_root(settings: &Settings) -> Result<(), Failure> {
         .at(Stage::Namespace)?;
     let namespace = settings.user_namespace.as_ref();
     let show = |overlay: &Overlay, target: &Path| match namespace {
-        None => mount_overlay(overlay, target),
-        Some(namespace) => mount_mapped(overlay, namespace, mount_point, target),
+        Some(namespace) if !overlay.owned => mount_mapped(overlay, namespace, mount_point, target),
+        _ => mount_overlay(overlay, target),
     };
     show(&settings.overlay, &target).at(Stage::Overlay)?;
     let furnish = || furnish(&target, &settings.directories, &settings.links);
@@ -143,6 +161,11 @@ fn restore_oom_score(score: Option<&str>) {
     if let Some(score) = score {
         let _ = fs::write(OOM_SCORE_ADJ, score);
     }
+}
+
+fn tell_time(pipe: &mut PipeWriter, began: Instant) {
+    let time = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    let _ = pipe.write_all(&time.to_le_bytes());
 }
 
 fn send(mut pipe: PipeWriter, failure: &Failure) {

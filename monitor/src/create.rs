@@ -3,9 +3,9 @@
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use podd_monitor::protocol::{Report, Settings, Stage};
+use podd_monitor::protocol::{Report, Settings, Stage, Timing};
 
 use crate::child::{Create, start_quietly};
 use crate::control::Connection;
@@ -24,6 +24,7 @@ pub(crate) struct Container {
     pub(crate) pid: i32,
     pub(crate) start_time: u64,
     pub(crate) streams: Streams,
+    pub(crate) timing: Timing,
 }
 
 /// Why there is no container.
@@ -49,6 +50,7 @@ pub(crate) fn create(
     let (mut streams, child_streams) = stdio::open(settings)?;
     let mut console = settings.terminal.then(|| Console::open(&settings.state_dir)).transpose()?;
     let console_path = console.as_ref().map(Console::path);
+    let (began, clock) = (SystemTime::now(), Instant::now());
     let runtime = Create::start(settings, child_streams, console_path.as_deref(), oom_score)?;
     join_cgroups(settings, daemon);
 
@@ -62,8 +64,10 @@ pub(crate) fn create(
     };
     let status = waiting.run(settings.create_timeout)?;
     let Waiting { terminal, others, .. } = waiting;
+    let took = clock.elapsed();
+    // One that was killed for its slowness may have left others with the pipe.
+    let (mount, early) = status.map_or((0, None), |_| runtime.outcome());
     if status != Some(Status::Exited(0)) {
-        let early = status.and_then(|_| runtime.early_failure());
         return Err(early.unwrap_or_else(|| words::failure(settings, status, &streams.stderr)).into());
     }
     let pid = read_pid(&settings.pid_file).at(Stage::Create)?;
@@ -76,7 +80,13 @@ pub(crate) fn create(
         let missing = || Failure::new(Stage::Stdio, "the runtime has not handed over a terminal");
         streams.stdout = Some(terminal.ok_or_else(missing)?);
     }
-    Ok(Container { pid, start_time, streams })
+    Ok(Container { pid, start_time, streams, timing: timing(began, mount, took) })
+}
+
+fn timing(began: SystemTime, mount: u64, took: Duration) -> Timing {
+    let began = began.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+    Timing { began: i64::try_from(began).unwrap_or(i64::MAX), mount, create: took.saturating_sub(mount) }
 }
 
 /// Joins the monitors' cgroups while the runtime is at work: the kernel may take ten milliseconds for it, because every

@@ -2,7 +2,8 @@
 //!
 //! Nothing is changed on the disk, so pods with different mappings share layers. Each directory is cloned as a mount of its
 //! own whose owners are mapped (Linux 5.12), on a tmpfs that is there only until the overlay has taken its own copies of
-//! them (Linux 5.19); what the container writes is mapped back by the same mount.
+//! them (Linux 5.19); what the container writes is mapped back by the same mount. What the monitor itself has made on its
+//! tmpfs is shown as it is: nobody sees its owners, and a tmpfs can be mapped only from Linux 6.3 on.
 
 use std::ffi::OsStr;
 use std::fs::{File, create_dir, remove_dir};
@@ -27,6 +28,7 @@ pub(crate) fn mount_mapped(
     target: &Path,
 ) -> Result<(), String> {
     let mapper = Mapper {
+        own: mount_point,
         namespace: File::open(&namespace.path)
             .described(format_args!("open the user namespace {}", namespace.path.display()))?,
         directory: mount_point.join(MAPPED),
@@ -43,12 +45,14 @@ pub(crate) fn mount_mapped(
     remove_dir(directory).described(format_args!("remove {}", directory.display()))
 }
 
-struct Mapper {
+struct Mapper<'a> {
+    /// Where the monitor makes directories of its own.
+    own: &'a Path,
     namespace: File,
     directory: PathBuf,
 }
 
-impl Mapper {
+impl Mapper<'_> {
     /// The same layers by the paths of their mapped mounts.
     fn overlay(&self, overlay: &Overlay) -> Result<Overlay, String> {
         let lower = overlay.lower.iter().enumerate().map(|(n, layer)| self.map(layer, &n.to_string()));
@@ -60,10 +64,13 @@ impl Mapper {
         let (above, upper, work) = writable(overlay)?;
         let above = self.map(above, "writable")?;
         let (upper, work) = (above.join(upper), above.join(work));
-        Ok(Overlay { lower, upper, work, options: overlay.options.clone() })
+        Ok(Overlay { lower, upper, work, ..overlay.clone() })
     }
 
     fn map(&self, directory: &Path, name: &str) -> Result<PathBuf, String> {
+        if directory.starts_with(self.own) {
+            return Ok(directory.to_owned());
+        }
         let target = self.directory.join(name);
         create_dir(&target).described(format_args!("make {}", target.display()))?;
         let mapped = Tree::copy(directory)

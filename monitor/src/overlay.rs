@@ -153,7 +153,8 @@ mod tests {
                 fs::write(layer.join(format!("file-{i}")), "").unwrap();
             });
             let (upper, work, target) = (path("upper"), path("work"), path("target"));
-            mount(&Overlay { lower, upper, work, options: vec!["index=off".to_owned()] }, &target).unwrap();
+            let options = vec!["index=off".to_owned()];
+            mount(&Overlay { lower, upper, work, options, owned: false }, &target).unwrap();
             (fs::read_dir(&target).unwrap().count(), fs::read_to_string(target.join("top")).unwrap())
         });
         assert_eq!(seen.join().unwrap(), (count + 1, "0".to_owned()));

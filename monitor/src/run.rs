@@ -92,7 +92,8 @@ fn begin(
     let mut output = Output::new(&settings.log_path)
         .described(format_args!("open {}", settings.log_path.display()))
         .at(Stage::Log)?;
-    let Container { pid, start_time, streams } = create(settings, daemon, reaper, oom_score)?;
+    let Container { pid, start_time, streams, timing } = create(settings, daemon, reaper, oom_score)?;
+    let _ = daemon.send(&Report::Timing(timing));
     let terminal = match (settings.terminal, &streams.stdout) {
         (true, Some(stdout)) => {
             Some(stdout.try_clone().described("duplicate the terminal").at(Stage::Stdio)?)

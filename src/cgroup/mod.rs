@@ -1,9 +1,9 @@
 //! Control groups, as far as the daemon itself has to touch them.
 //!
 //! The OCI runtime makes a container's cgroup and writes its limits, itself or through systemd (`driver.rs`). The daemon makes
-//! and limits the pod's cgroup above it where the client has not, asks what a cgroup uses and which processes live in it,
-//! kills what is left and removes the directories. On v1 every operation goes to each hierarchy; a hybrid host is a v1 host,
-//! its `unified` tree is left alone.
+//! and limits the pod's cgroup above it where the client has not, asks what a cgroup uses (`stats/`) and which processes live
+//! in it, kills what is left and removes the directories. On v1 every operation goes to each hierarchy; a hybrid host is a v1
+//! host, its `unified` tree is left alone.
 //!
 //! Invariant: a [`CgroupPath`] is absolute and has no `..`, so whatever a client sends as a parent, nothing outside the
 //! cgroup file systems is touched.
@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 mod driver;
 mod limits;
 mod path;
+pub mod stats;
 mod tasks;
 #[cfg(test)]
 mod tests;

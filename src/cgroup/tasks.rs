@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::stats::Buffer;
 use super::{CgroupError, CgroupMode, CgroupPath, Cgroups};
 
 /// How often what is left is signalled; between two tries a fork may have slipped through.
@@ -28,6 +30,17 @@ impl Cgroups {
             collect(&directory, 0, &mut found)?;
         }
         Ok(found)
+    }
+
+    /// How many processes there are in a cgroup and below it, without a list of them where nothing is below it. Blocks: not
+    /// for the async pool.
+    pub fn process_count(&self, path: &CgroupPath, buffer: &mut Buffer) -> Option<u64> {
+        let directory = self.task_directories(path).into_iter().next()?;
+        // Each directory below adds a link.
+        if fs::metadata(&directory).ok()?.nlink() > 2 {
+            return u64::try_from(self.processes(path).ok()?.len()).ok();
+        }
+        buffer.count_lines(&directory.join("cgroup.procs"))
     }
 
     /// Kills all processes in a cgroup and below it, and waits until they are gone. Blocks: not for the async pool.

@@ -20,6 +20,7 @@ mod rdt;
 mod tests;
 
 pub use blockio::BlockIoError;
+pub use quantity::parse as parse_quantity;
 pub use rdt::RdtError;
 
 use crate::spec::adjust::Edits;

@@ -24,7 +24,7 @@ const SUFFIXES: [(&str, u128, i32); 16] = [
 const MAX_EXPONENT: i32 = 18;
 
 /// Reads a quantity that is not negative and fits an `i64`, as the kernel and the peers count.
-pub(super) fn parse(text: &str) -> Option<u64> {
+pub fn parse(text: &str) -> Option<u64> {
     let text = text.trim();
     let text = text.strip_prefix('+').unwrap_or(text);
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());

@@ -10,8 +10,9 @@ use toml::Table;
 use super::read::{Problem, Reader};
 use super::{
     AppArmorConfig, BlockIoConfig, CdiConfig, CgroupConfig, CgroupDriver, Config, ContainersConfig,
-    DevicesConfig, ImagesConfig, LogLevel, MetricsConfig, MonitorConfig, MountsConfig, NetworkConfig,
-    NriConfig, SeccompConfig, SecurityConfig, SelinuxConfig, StreamingConfig, runtimes,
+    DevicesConfig, DiskConfig, ImagesConfig, LogFormat, LogLevel, MetricsConfig, MonitorConfig, MountsConfig,
+    NetworkConfig, NriConfig, SeccompConfig, SecurityConfig, SelinuxConfig, StreamingConfig, TracingConfig,
+    runtimes,
 };
 
 /// The file that is read when `--config` names none; it need not exist.
@@ -32,6 +33,13 @@ const LEVELS: [(&str, LogLevel); 5] = [
     ("info", LogLevel::Info),
     ("debug", LogLevel::Debug),
     ("trace", LogLevel::Trace),
+];
+
+const FORMATS: [(&str, LogFormat); 4] = [
+    ("auto", LogFormat::Auto),
+    ("text", LogFormat::Text),
+    ("json", LogFormat::Json),
+    ("journald", LogFormat::Journald),
 ];
 
 /// Every mistake that the configuration holds.
@@ -82,6 +90,8 @@ impl Config {
             default_runtime: "crun".to_owned(),
             cgroup_driver: CgroupDriver::Auto,
             log_level: LogLevel::Info,
+            log_format: LogFormat::Auto,
+            journal_socket: "/run/systemd/journal/socket".into(),
             abandoned_after_seconds: 240,
             runtimes: runtimes::defaults(run_dir),
             cgroup: CgroupConfig::defaults(),
@@ -90,12 +100,14 @@ impl Config {
             devices: DevicesConfig::defaults(),
             cdi: CdiConfig::defaults(),
             blockio: BlockIoConfig::defaults(),
+            disk: DiskConfig::defaults(),
             monitor: MonitorConfig::defaults(),
             mounts: MountsConfig::defaults(),
             network: NetworkConfig::defaults(root),
             images: ImagesConfig::defaults(),
             streaming: StreamingConfig::defaults(),
             metrics: MetricsConfig::defaults(),
+            tracing: TracingConfig::defaults(),
             nri: NriConfig::defaults(),
             security: SecurityConfig::defaults(),
             seccomp: SeccompConfig::defaults(),
@@ -112,6 +124,8 @@ fn apply(config: &mut Config, mut reader: Reader<'_>) {
     reader.string("default_runtime", &mut config.default_runtime);
     reader.word("cgroup_driver", &DRIVERS, &mut config.cgroup_driver);
     reader.word("log_level", &LEVELS, &mut config.log_level);
+    reader.word("log_format", &FORMATS, &mut config.log_format);
+    reader.path("journal_socket", &mut config.journal_socket);
     reader.number("abandoned_after_seconds", 1..=86_400, &mut config.abandoned_after_seconds);
     runtimes::read(&mut reader, &mut config.runtimes, &run_dir);
     reader.section("cgroup", |reader| config.cgroup.read(reader));
@@ -120,12 +134,14 @@ fn apply(config: &mut Config, mut reader: Reader<'_>) {
     reader.section("devices", |reader| config.devices.read(reader));
     reader.section("cdi", |reader| config.cdi.read(reader));
     reader.section("blockio", |reader| config.blockio.read(reader));
+    reader.section("disk", |reader| config.disk.read(reader));
     reader.section("monitor", |reader| config.monitor.read(reader));
     reader.section("mounts", |reader| config.mounts.read(reader));
     reader.section("network", |reader| config.network.read(reader));
     reader.section("images", |reader| config.images.read(reader));
     reader.section("streaming", |reader| config.streaming.read(reader));
     reader.section("metrics", |reader| config.metrics.read(reader));
+    reader.section("tracing", |reader| config.tracing.read(reader));
     reader.section("nri", |reader| config.nri.read(reader));
     reader.section("security", |reader| config.security.read(reader));
     reader.section("seccomp", |reader| config.seccomp.read(reader));
@@ -160,6 +176,13 @@ fn check(config: &Config, problems: &mut Vec<Problem>) {
     if config.streaming.tls_cert.as_os_str().is_empty() != config.streaming.tls_key.as_os_str().is_empty() {
         problem("streaming.tls_key", "tls_cert and tls_key need each other".to_owned());
     }
+    if config.metrics.tls_cert.as_os_str().is_empty() != config.metrics.tls_key.as_os_str().is_empty() {
+        problem("metrics.tls_key", "tls_cert and tls_key need each other".to_owned());
+    }
+    if config.metrics.socket.as_os_str().len() > SOCKET_PATH_MAX {
+        problem("metrics.socket", format!("a unix socket's path has at most {SOCKET_PATH_MAX} bytes"));
+    }
+    config.tracing.check(&mut problem);
     config.security.check(&mut problem);
     config.selinux.check(&mut problem);
     if config.network.plugin_dirs.is_empty() {

@@ -10,6 +10,7 @@ mod cdi;
 mod cgroup;
 mod containers;
 mod devices;
+mod disk;
 mod endpoints;
 mod images;
 mod load;
@@ -35,7 +36,8 @@ pub use cdi::CdiConfig;
 pub use cgroup::CgroupConfig;
 pub use containers::{ContainersConfig, Ulimit, Variable};
 pub use devices::{DevicesConfig, NamedDevice};
-pub use endpoints::{MetricsConfig, NriConfig, StreamingConfig};
+pub use disk::DiskConfig;
+pub use endpoints::{MetricsConfig, NriConfig, StreamingConfig, TracingConfig};
 pub use images::{ImagesConfig, Inflate};
 pub use load::{ConfigError, DEFAULT_FILE, DEFAULT_POLICY, load};
 pub use monitor::MonitorConfig;
@@ -63,6 +65,10 @@ pub struct Config {
     pub cgroup_driver: CgroupDriver,
     /// The least severe level that is logged.
     pub log_level: LogLevel,
+    /// How the log is written.
+    pub log_format: LogFormat,
+    /// The journal's socket.
+    pub journal_socket: PathBuf,
     /// How long a pod or container is kept whose client went away and did not come back for it, in seconds.
     pub abandoned_after_seconds: u64,
     /// OCI runtimes by the name of their RuntimeClass handler.
@@ -79,6 +85,8 @@ pub struct Config {
     pub cdi: CdiConfig,
     /// Classes of block I/O.
     pub blockio: BlockIoConfig,
+    /// What the writable layers take.
+    pub disk: DiskConfig,
     /// The monitors.
     pub monitor: MonitorConfig,
     /// What containers see besides what their pods ask for.
@@ -91,6 +99,8 @@ pub struct Config {
     pub streaming: StreamingConfig,
     /// The Prometheus endpoint.
     pub metrics: MetricsConfig,
+    /// Traces of operations.
+    pub tracing: TracingConfig,
     /// The Node Resource Interface.
     pub nri: NriConfig,
     /// What containers have that ask for nothing.
@@ -123,4 +133,18 @@ pub enum LogLevel {
     Info,
     Debug,
     Trace,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// To the journal where standard error leads there, else as text.
+    Auto,
+    /// Lines for people, on standard error.
+    Text,
+    /// One JSON object per line, on standard error.
+    Json,
+    /// To the journal, with fields.
+    Journald,
 }

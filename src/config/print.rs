@@ -16,12 +16,14 @@ pub fn render(config: &Config) -> String {
     config.devices.render(&mut page);
     config.cdi.render(&mut page);
     config.blockio.render(&mut page);
+    config.disk.render(&mut page);
     config.monitor.render(&mut page);
     config.mounts.render(&mut page);
     config.network.render(&mut page);
     config.images.render(&mut page);
     config.streaming.render(&mut page);
     config.metrics.render(&mut page);
+    config.tracing.render(&mut page);
     config.nri.render(&mut page);
     config.security.render(&mut page);
     config.seccomp.render(&mut page);
@@ -40,7 +42,13 @@ impl Page {
         self.key("socket", path(&c.socket), "the CRI's unix socket, mode 0660");
         self.key("default_runtime", text(&c.default_runtime), "for pods that name no handler");
         self.key("cgroup_driver", word(&c.cgroup_driver), "auto, cgroupfs or systemd; as the kubelet's");
-        self.key("log_level", word(&c.log_level), "error, warn, info, debug or trace");
+        self.key("log_level", word(&c.log_level), "error, warn, info, debug or trace; SIGHUP sets it anew");
+        self.key(
+            "log_format",
+            word(&c.log_format),
+            "auto, text, json or journald; auto: journald under systemd",
+        );
+        self.key("journal_socket", path(&c.journal_socket), "where the journal listens");
         let abandoned = c.abandoned_after_seconds.to_string();
         self.key("abandoned_after_seconds", abandoned, "when what no client asked for again is removed");
     }

@@ -78,9 +78,14 @@ impl ImageService for Service {
             used_bytes: Some(api::UInt64Value { value: used.bytes }),
             inodes_used: Some(api::UInt64Value { value: used.inodes }),
         };
-        // Where both are on one file system the kubelet wants equal answers. On one of their own, nobody counts the writable
-        // layers here: the kubelet takes the space that is left from the file system, and each container's use from its stats.
-        let of_containers = if places.images == places.containers { usage } else { Usage::default() };
+        // Where both are on one file system the kubelet wants equal answers.
+        let of_containers = match places.images == places.containers {
+            true => usage,
+            false => {
+                let total = self.pods.disk().total();
+                Usage { bytes: total.bytes, inodes: total.inodes }
+            }
+        };
         Ok(Response::new(api::ImageFsInfoResponse {
             image_filesystems: vec![file_system(&places.images, usage)],
             container_filesystems: vec![file_system(&places.containers, of_containers)],

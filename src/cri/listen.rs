@@ -31,7 +31,7 @@ pub enum ListenError {
 }
 
 /// Binds the socket under a temporary name and renames it into place, so that nobody ever meets it with a wrong mode.
-pub(super) fn bind(path: &Path) -> Result<UnixListener, ListenError> {
+pub(crate) fn bind(path: &Path) -> Result<UnixListener, ListenError> {
     let fail = |operation, path: &Path| {
         let path = path.to_owned();
         move |source| ListenError::Io { operation, path, source }

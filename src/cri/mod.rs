@@ -8,11 +8,14 @@ mod containers;
 mod error;
 mod images;
 mod info;
-mod listen;
+pub(crate) mod listen;
+mod metrics;
+mod observe;
 mod operations;
 mod pods;
 mod render;
 mod runtime;
+mod stats;
 mod stream;
 mod streaming;
 mod validate;
@@ -32,6 +35,7 @@ use crate::pod::Pods;
 use crate::streaming::Streaming;
 use authority::Tolerant;
 pub use listen::ListenError;
+use observe::Observed;
 use operations::Operations;
 
 /// The largest message from a client (B30).
@@ -75,8 +79,10 @@ pub async fn serve(
     health.set_serving::<ImageServiceServer<Service>>().await;
     let stopping = operations.clone();
     let server = Server::builder()
-        .add_service(RuntimeServiceServer::new(service.clone()).max_decoding_message_size(MESSAGE_MAX))
-        .add_service(ImageServiceServer::new(service).max_decoding_message_size(MESSAGE_MAX))
+        .add_service(Observed(
+            RuntimeServiceServer::new(service.clone()).max_decoding_message_size(MESSAGE_MAX),
+        ))
+        .add_service(Observed(ImageServiceServer::new(service).max_decoding_message_size(MESSAGE_MAX)))
         .add_service(health_service)
         .serve_with_incoming_shutdown(
             UnixListenerStream::new(listener).map(|client| client.map(Tolerant::new)),

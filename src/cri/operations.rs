@@ -6,6 +6,7 @@ use std::future::Future;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
+use tracing::{Instrument, Span};
 
 /// The operations under way.
 #[derive(Clone, Default)]
@@ -23,7 +24,7 @@ impl Operations {
         if self.stopping.is_cancelled() {
             return Err(Status::unavailable("the daemon is stopping; try again"));
         }
-        let task = self.tasks.spawn(operation);
+        let task = self.tasks.spawn(operation.instrument(Span::current()));
         task.await.map_err(|e| Status::internal(format!("the operation ended in a defect of podd: {e}")))
     }
 

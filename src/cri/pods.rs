@@ -80,6 +80,7 @@ impl Service {
             "config": pod.facts.config,
             "network": pod.state(),
         });
-        HashMap::from([("info".to_owned(), info.to_string())])
+        let timeline = json!(pod.timeline.entries());
+        HashMap::from([("info".to_owned(), info.to_string()), ("timeline".to_owned(), timeline.to_string())])
     }
 }

@@ -62,7 +62,7 @@ pub(super) fn pod_status(pod: &Pod) -> api::PodSandboxStatus {
     }
 }
 
-fn container_metadata(container: &Container) -> Option<api::ContainerMetadata> {
+pub(super) fn container_metadata(container: &Container) -> Option<api::ContainerMetadata> {
     let name = &container.facts.name;
     Some(api::ContainerMetadata { name: name.name.clone(), attempt: name.attempt })
 }
@@ -143,7 +143,7 @@ fn mounts(container: &Container) -> Vec<api::Mount> {
 }
 
 /// The kubelet asks by ID and says beside it what the pod's author wrote, which is what people want to see.
-fn as_the_user_wrote_it(spec: &api::ImageSpec) -> api::ImageSpec {
+pub(super) fn as_the_user_wrote_it(spec: &api::ImageSpec) -> api::ImageSpec {
     let mut spec = spec.clone();
     if !spec.user_specified_image.is_empty() {
         spec.image.clone_from(&spec.user_specified_image);

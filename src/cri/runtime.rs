@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use super::stream::{self, Batches};
-use super::{Service, error, info};
+use super::{Service, error, info, metrics};
 use crate::api::runtime_service_server::RuntimeService;
 use crate::api::*;
 
@@ -176,44 +176,58 @@ impl RuntimeService for Service {
         Ok(Response::new(PortForwardResponse { url }))
     }
 
-    async fn container_stats(&self, _: Request<ContainerStatsRequest>) -> Answer<ContainerStatsResponse> {
-        error::unimplemented("ContainerStats")
+    async fn container_stats(
+        &self,
+        request: Request<ContainerStatsRequest>,
+    ) -> Answer<ContainerStatsResponse> {
+        let stats = self.container_stats(&request.get_ref().container_id).await?;
+        Ok(Response::new(ContainerStatsResponse { stats: Some(stats) }))
     }
 
     async fn list_container_stats(
         &self,
-        _: Request<ListContainerStatsRequest>,
+        request: Request<ListContainerStatsRequest>,
     ) -> Answer<ListContainerStatsResponse> {
-        error::unimplemented("ListContainerStats")
+        let stats = self.list_container_stats(request.into_inner().filter).await;
+        Ok(Response::new(ListContainerStatsResponse { stats }))
     }
 
     type StreamContainerStatsStream = Batches<StreamContainerStatsResponse>;
 
     async fn stream_container_stats(
         &self,
-        _: Request<StreamContainerStatsRequest>,
+        request: Request<StreamContainerStatsRequest>,
     ) -> Answer<Self::StreamContainerStatsStream> {
-        error::unimplemented("StreamContainerStats")
+        let stats = self.list_container_stats(request.into_inner().filter).await;
+        let pack = |container_stats| StreamContainerStatsResponse { container_stats };
+        Ok(Response::new(stream::batches(stats, pack)))
     }
 
-    async fn pod_sandbox_stats(&self, _: Request<PodSandboxStatsRequest>) -> Answer<PodSandboxStatsResponse> {
-        error::unimplemented("PodSandboxStats")
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<PodSandboxStatsRequest>,
+    ) -> Answer<PodSandboxStatsResponse> {
+        let stats = self.pod_sandbox_stats(&request.get_ref().pod_sandbox_id).await?;
+        Ok(Response::new(PodSandboxStatsResponse { stats: Some(stats) }))
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _: Request<ListPodSandboxStatsRequest>,
+        request: Request<ListPodSandboxStatsRequest>,
     ) -> Answer<ListPodSandboxStatsResponse> {
-        error::unimplemented("ListPodSandboxStats")
+        let stats = self.list_pod_sandbox_stats(request.into_inner().filter).await;
+        Ok(Response::new(ListPodSandboxStatsResponse { stats }))
     }
 
     type StreamPodSandboxStatsStream = Batches<StreamPodSandboxStatsResponse>;
 
     async fn stream_pod_sandbox_stats(
         &self,
-        _: Request<StreamPodSandboxStatsRequest>,
+        request: Request<StreamPodSandboxStatsRequest>,
     ) -> Answer<Self::StreamPodSandboxStatsStream> {
-        error::unimplemented("StreamPodSandboxStats")
+        let stats = self.list_pod_sandbox_stats(request.into_inner().filter).await;
+        let pack = |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats };
+        Ok(Response::new(stream::batches(stats, pack)))
     }
 
     async fn checkpoint_container(
@@ -236,14 +250,15 @@ impl RuntimeService for Service {
         &self,
         _: Request<ListMetricDescriptorsRequest>,
     ) -> Answer<ListMetricDescriptorsResponse> {
-        error::unimplemented("ListMetricDescriptors")
+        Ok(Response::new(ListMetricDescriptorsResponse { descriptors: metrics::descriptors() }))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<ListPodSandboxMetricsRequest>,
     ) -> Answer<ListPodSandboxMetricsResponse> {
-        error::unimplemented("ListPodSandboxMetrics")
+        let pod_metrics = self.pod_sandbox_metrics().await;
+        Ok(Response::new(ListPodSandboxMetricsResponse { pod_metrics }))
     }
 
     type StreamPodSandboxMetricsStream = Batches<StreamPodSandboxMetricsResponse>;
@@ -252,6 +267,8 @@ impl RuntimeService for Service {
         &self,
         _: Request<StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        error::unimplemented("StreamPodSandboxMetrics")
+        let metrics = self.pod_sandbox_metrics().await;
+        let pack = |pod_sandbox_metrics| StreamPodSandboxMetricsResponse { pod_sandbox_metrics };
+        Ok(Response::new(stream::batches(metrics, pack)))
     }
 }

@@ -79,6 +79,22 @@ pub enum ImageErrorKind {
     Internal,
 }
 
+impl ImageErrorKind {
+    /// Its name for metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::Denied => "denied",
+            Self::Unavailable => "unavailable",
+            Self::Invalid => "invalid",
+            Self::Untrusted => "untrusted",
+            Self::Corrupt => "corrupt",
+            Self::NoSpace => "no_space",
+            Self::Internal => "internal",
+        }
+    }
+}
+
 impl ImageError {
     /// What it means to a client.
     pub fn kind(&self) -> ImageErrorKind {

@@ -17,11 +17,12 @@ use super::reference::Reference;
 use super::registries::{Paths, Registries};
 use super::registry::{AuthFile, ClientConfig, Credentials, PullAuth, RegistryClient, Timeouts};
 use super::rootfs::RootFs;
-use super::store::{Image, Lease, Places, Store, StoreError, Usage};
+use super::store::{Image, Lease, Places, Store, StoreCounts, StoreError, Usage};
 use crate::api::AuthConfig;
 use crate::config::{ImagesConfig, Inflate};
 use crate::id::ContainerId;
 use crate::sys;
+use crate::telemetry::{Leak, metrics};
 
 /// The images of the node; clones are handles of the same ones.
 #[derive(Clone)]
@@ -116,6 +117,11 @@ impl Images {
 
     /// Pulls what the name stands for, if the policy of the namespace or else the node's accepts it, and answers when it would survive a power cut.
     pub async fn pull(&self, name: &str, request: PullRequest) -> Result<Arc<Image>, ImageError> {
+        let pulled = self.pull_one_of(name, request).await;
+        pulled.inspect_err(|error| metrics().pull_failed(error.kind().as_str()))
+    }
+
+    async fn pull_one_of(&self, name: &str, request: PullRequest) -> Result<Arc<Image>, ImageError> {
         let (candidates, namespaced) = self.prepare(name, &request.namespace).await?;
         let mut failures = Vec::new();
         for candidate in &candidates {
@@ -197,7 +203,11 @@ impl Images {
     /// Removes the writable layers of containers that are no more, and answers what could not be removed.
     pub fn retain_rootfs(&self, living: &HashSet<ContainerId>) -> Vec<StoreError> {
         let dead = self.store.containers().into_iter().filter(|id| !living.contains(id));
-        dead.filter_map(|id| self.store.remove_rootfs(&id).err()).collect()
+        let removed = dead.map(|id| {
+            metrics().leak_found(Leak::WritableLayer);
+            self.store.remove_rootfs(&id).inspect(|()| metrics().leak_repaired(Leak::WritableLayer))
+        });
+        removed.filter_map(Result::err).collect()
     }
 
     /// The pulls under way, oldest first.
@@ -213,6 +223,11 @@ impl Images {
     /// Imports the archives that lie in `directory`, and those that come, for as long as the task lives.
     pub async fn preload(self, directory: PathBuf) {
         Preload::new(self.store, directory, self.limits).run().await;
+    }
+
+    /// What the store holds, as far as this process knows: no look at the disk.
+    pub fn counts(&self) -> StoreCounts {
+        self.store.counts()
     }
 
     /// What the layers take of the disk.

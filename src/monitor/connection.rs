@@ -227,6 +227,7 @@ async fn serve(mut wire: Wire, mut asked: mpsc::Receiver<Question>) -> Ended {
                 Ok(Some(Report::Warning(text))) => tracing::warn!(text, "a monitor warns"),
                 Ok(Some(Report::Hello(_)
                     | Report::Created { .. }
+                    | Report::Timing(_)
                     | Report::Failed { .. }
                     | Report::Attached { .. }
                     | Report::Unknown(_))) => {}

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use podd_monitor::protocol::{LOCK_FILE, Report, Request, Settings, VERSION};
+use podd_monitor::protocol::{LOCK_FILE, Report, Request, Settings, Timing, VERSION};
 use tokio::net::UnixStream;
 use tokio::process::Command;
 use tokio::time::{sleep, timeout};
@@ -46,6 +46,8 @@ pub struct Created {
     pub process: Process,
     /// The monitor.
     pub monitor: Monitor,
+    /// Where the time went, if the monitor is of a version that says so.
+    pub timing: Option<Timing>,
     /// What was refused that the container can do without, for instance a cgroup that the monitor could not join.
     pub warnings: Vec<String>,
 }
@@ -91,7 +93,7 @@ async fn converse(stream: UnixStream, settings: &Settings) -> Result<Created, Mo
     let ended = |_| MonitorError::Ended(OPERATION);
     wire.send(&Request::Hello(VERSION)).await.map_err(ended)?;
     wire.send(&Request::Settings(Box::new(settings.clone()))).await.map_err(ended)?;
-    let mut warnings = Vec::new();
+    let (mut warnings, mut timing) = (Vec::new(), None);
     loop {
         match wire.report().await? {
             Some(Report::Hello(version)) => check(version)?,
@@ -101,8 +103,9 @@ async fn converse(stream: UnixStream, settings: &Settings) -> Result<Created, Mo
             }
             Some(Report::Created { pid, start_time }) => {
                 let process = Process { pid, start_time };
-                return Ok(Created { process, monitor: Monitor::start(wire), warnings });
+                return Ok(Created { process, monitor: Monitor::start(wire), timing, warnings });
             }
+            Some(Report::Timing(told)) => timing = Some(told),
             Some(Report::Failed { stage, text }) => return Err(MonitorError::Failed { stage, text }),
             Some(Report::Refused(text)) => return Err(MonitorError::Refused { operation: OPERATION, text }),
             Some(

@@ -76,6 +76,7 @@ impl Container {
                 upper: self.path("upper"),
                 work: self.path("work"),
                 options: Vec::new(),
+                owned: false,
             },
             create: shell(create),
             delete: shell(format!("touch {}", self.path("deleted").display())),
@@ -118,8 +119,9 @@ async fn a_container_lives_until_its_exit_is_known() {
     let go = container.path("go");
     let script = format!("while ! [ -e {} ]; do sleep 0.01; done; exit 5", go.display());
     let created = launch(&container.launch(&script)).await.unwrap();
-    let Created { process: Process { pid, start_time }, monitor, warnings } = created;
+    let Created { process: Process { pid, start_time }, monitor, warnings, timing } = created;
     assert!(warnings.is_empty(), "{warnings:?}");
+    assert!(timing.is_some_and(|timing| timing.mount > 0 && timing.create > 0), "{timing:?}");
     assert!(is_alive(&container.state_dir()).unwrap());
     monitor.commit().await.unwrap();
     let state = monitor.state().await.unwrap();

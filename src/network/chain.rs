@@ -17,6 +17,7 @@ use super::plugin::{Run, printable};
 use super::records::Record;
 use super::result::PodNetwork;
 use crate::id::PodId;
+use crate::telemetry;
 
 /// The plugin that is built in.
 const LOOPBACK: &str = "loopback";
@@ -123,10 +124,11 @@ impl<'a> Chain<'a> {
     ) -> Result<T, PluginError> {
         let config = Value::Object(config).to_string();
         let run = Run { path, command, environment, config: config.as_bytes(), deadline };
-        let start = Instant::now();
+        let step = telemetry::Step::begin(command.stage(), plugin.kind());
         let output = run.execute().await.and_then(|output| read(&output));
-        let elapsed = start.elapsed();
-        tracing::debug!(plugin = plugin.kind(), %command, ?elapsed, ok = output.is_ok(), "CNI plugin ended");
+        let failed = output.as_ref().err().map(|failure| failure as &dyn std::error::Error);
+        let elapsed = step.end(failed).took;
+        telemetry::metrics().plugin(plugin.kind(), command.as_str(), elapsed, failed.is_none());
         output.map_err(|failure| PluginError {
             plugin: plugin.kind().to_owned(),
             network: self.network.name.clone(),

@@ -90,6 +90,16 @@ impl Command {
             Self::Status => "STATUS",
         }
     }
+
+    /// The stage that a run of a plugin with it is.
+    pub fn stage(self) -> &'static str {
+        match self {
+            Self::Add => "running CNI ADD",
+            Self::Del => "running CNI DEL",
+            Self::Gc => "running CNI GC",
+            Self::Status => "running CNI STATUS",
+        }
+    }
 }
 
 impl fmt::Display for Command {

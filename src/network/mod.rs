@@ -17,6 +17,7 @@ mod bandwidth;
 mod chain;
 mod config;
 mod error;
+mod links;
 mod plugin;
 mod records;
 mod result;
@@ -38,6 +39,7 @@ pub use self::attachment::{Attachment, Dns, PortMapping, Protocol};
 pub use self::bandwidth::InvalidBandwidth;
 pub use self::config::{CniVersion, InvalidConfig, MissingPlugin, NetworkList, NotReady, PluginConfig};
 pub use self::error::{Command, Failure, NetworkError, PluginError};
+pub use self::links::{Link, Links, Traffic};
 pub use self::result::{Interface, PodNetwork, Route};
 
 use self::chain::Chain;
@@ -198,6 +200,11 @@ impl Network {
             };
             futures_util::stream::iter(due).for_each_concurrent(PARALLEL_RELEASES, retry).await;
         }
+    }
+
+    /// How many detachments wait to be tried again.
+    pub fn pending(&self) -> usize {
+        self.0.retries.len()
     }
 
     /// Has the plugins drop what they hold for no recorded pod (CNI 1.1 `GC`), if the network's version has that.

@@ -47,6 +47,11 @@ impl Retries {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(pod);
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// The pods whose DEL is due, as soon as there are any.
     pub(super) async fn due(&self) -> Vec<PodId> {
         loop {

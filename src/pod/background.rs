@@ -9,6 +9,7 @@ use super::error::chain;
 use super::resources::Remains;
 use crate::cgroup::CgroupPath;
 use crate::id::ContainerId;
+use crate::telemetry::{Leak, metrics};
 
 /// The time from an event to the pass that looks at it, and so between two passes.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -18,6 +19,15 @@ pub(super) enum Unwanted {
     Pod(Remains),
     /// With its cgroup, where it is known.
     Container(ContainerId, Option<CgroupPath>),
+}
+
+impl Unwanted {
+    fn leak(&self) -> Leak {
+        match self {
+            Self::Pod(_) => Leak::Pod,
+            Self::Container(..) => Leak::Container,
+        }
+    }
 }
 
 impl Pods {
@@ -48,8 +58,29 @@ impl Pods {
         Some(Duration::from_secs(self.config.abandoned_after_seconds).saturating_sub(oldest.elapsed()))
     }
 
-    /// Undoes what is not to be; what cannot be undone now is tried again.
+    /// Undoes what was made of something that failed; what cannot be undone now is tried again.
     pub(super) async fn undo_or_retry(&self, what: Unwanted) {
+        if let Err(what) = self.try_to_undo(what).await {
+            metrics().leak_found(what.leak());
+            self.retry_later(what);
+        }
+    }
+
+    /// Undoes what was found, and should not be there.
+    pub(super) async fn undo_leak(&self, what: Unwanted) {
+        metrics().leak_found(what.leak());
+        self.undo_again(what).await;
+    }
+
+    async fn undo_again(&self, what: Unwanted) {
+        let leak = what.leak();
+        match self.try_to_undo(what).await {
+            Ok(()) => metrics().leak_repaired(leak),
+            Err(what) => self.retry_later(what),
+        }
+    }
+
+    async fn try_to_undo(&self, what: Unwanted) -> Result<(), Unwanted> {
         let errors = match &what {
             Unwanted::Pod(remains) => self.undo(remains).await,
             Unwanted::Container(id, cgroup) => self.undo_container(id, cgroup.clone()).await,
@@ -57,17 +88,24 @@ impl Pods {
         for error in &errors {
             tracing::warn!("undoing will be tried again: {}", chain(error));
         }
-        if !errors.is_empty() {
-            // Held for a push or a take; never over an await.
-            self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).push(what);
-            self.attention.notify_one();
-        }
+        if errors.is_empty() { Ok(()) } else { Err(what) }
+    }
+
+    fn retry_later(&self, what: Unwanted) {
+        // Held for a push, a take or to count; never over an await.
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+        self.attention.notify_one();
+    }
+
+    /// How much there is to undo.
+    pub fn unfinished(&self) -> usize {
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     async fn undo_unfinished(&self) {
         let unfinished = std::mem::take(&mut *self.unfinished.lock().unwrap_or_else(PoisonError::into_inner));
         for what in unfinished {
-            self.undo_or_retry(what).await;
+            self.undo_again(what).await;
         }
     }
 
@@ -77,18 +115,26 @@ impl Pods {
         for container in self.containers() {
             if !container.is_claimed() && container.since.elapsed() > limit {
                 tracing::info!(container = %container.facts.id, "removing a container that no client asked for again");
-                let _ = self.remove_container(container.facts.id.as_str()).await.inspect_err(|error| {
-                    tracing::warn!(container = %container.facts.id, "{}", chain(error));
-                });
+                match self.remove_container(container.facts.id.as_str()).await {
+                    Ok(()) => abandoned(),
+                    Err(error) => tracing::warn!(container = %container.facts.id, "{}", chain(&error)),
+                }
             }
         }
         for pod in self.pods() {
             if !pod.is_claimed() && pod.since.elapsed() > limit {
                 tracing::info!(pod = %pod.facts.id, "removing a pod that no client asked for again");
-                let _ = self.remove_pod(pod.facts.id.as_str()).await.inspect_err(|error| {
-                    tracing::warn!(pod = %pod.facts.id, "{}", chain(error));
-                });
+                match self.remove_pod(pod.facts.id.as_str()).await {
+                    Ok(()) => abandoned(),
+                    Err(error) => tracing::warn!(pod = %pod.facts.id, "{}", chain(&error)),
+                }
             }
         }
     }
+}
+
+/// Counted once it is gone: until then it is looked at again and again.
+fn abandoned() {
+    metrics().leak_found(Leak::Abandoned);
+    metrics().leak_repaired(Leak::Abandoned);
 }

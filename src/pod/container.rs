@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::sandbox::Pod;
 use super::state::{ContainerState, Nanos};
+use super::stats::Gauge;
 use crate::api::{ContainerConfig, LinuxContainerResources, LinuxContainerUser, PodSandboxConfig, Signal};
 use crate::cgroup::CgroupPath;
 use crate::id::{ContainerId, PodId};
@@ -81,6 +82,10 @@ pub struct ContainerFacts {
 }
 
 impl ContainerFacts {
+    pub(super) fn span(&self) -> tracing::Span {
+        tracing::info_span!("container", pod = %self.name.pod, container = %self.id)
+    }
+
     /// The stop signal as the CRI names it.
     pub fn cri_signal(&self) -> Signal {
         Signal::try_from(self.cri_stop_signal).unwrap_or_default()
@@ -136,6 +141,8 @@ pub struct Container {
     pub(super) since: Instant,
     /// What an update has set; a std mutex, because it is held for a copy.
     updated: Mutex<Option<LinuxContainerResources>>,
+    /// What is kept from one request for stats to the next; a std mutex, because it is held for one measurement.
+    pub(super) gauge: Mutex<Gauge>,
     claimed: AtomicBool,
     unwatched: AtomicBool,
 }
@@ -157,9 +164,15 @@ impl Container {
             monitor,
             since: Instant::now(),
             updated: Mutex::default(),
+            gauge: Mutex::default(),
             claimed: AtomicBool::new(false),
             unwatched: AtomicBool::new(false),
         }
+    }
+
+    /// The span of what is done with it, by which the log's lines know it.
+    pub(super) fn span(&self) -> tracing::Span {
+        self.facts.span()
     }
 
     /// The state now.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use podd_monitor::protocol::{Overlay, Settings};
+use tracing::Instrument;
 
 use super::adjust::{self, Handler};
 use super::background::Unwanted;
@@ -55,7 +56,9 @@ impl Pods {
             Claim::Taken(id) => return self.created_before(&id, &name, &request).map_err(Arc::new),
             Claim::InFlight(flight) => flight.outcome().await?,
             Claim::New(reservation) => {
-                let made = Box::pin(self.make_container(pod, name, request)).await.map_err(Arc::new);
+                let timeline = Arc::clone(&pod.timeline);
+                let making = Box::pin(self.make_container(pod, name, request));
+                let made = timeline.scope(making).await.map_err(Arc::new);
                 reservation.settle(made)?
             }
         };
@@ -102,7 +105,7 @@ impl Pods {
             let _ = fs::remove_dir_all(self.paths.container(&id).dir);
             return Err(error);
         }
-        let made = self.bring_up(&pod, &draft).await;
+        let made = self.bring_up(&pod, &draft).instrument(draft.facts.span()).await;
         drop(lease);
         match made {
             Ok(created) => {
@@ -169,6 +172,7 @@ impl Pods {
     ) -> Result<Draft<'a>, PodError> {
         let runtime = self.runtime(&pod.facts.handler).await?;
         let user = self.user_of(&name, &config, &image)?;
+        let limit = self.layer_limit(runtime.name(), &pod.facts.config, &config)?;
         let volumes = self.image_volumes(pod, &config).await?;
         let id = ContainerId::generate();
         let cgroup = cgroup::location(self.driver, &pod.facts.cgroup, id.as_str())
@@ -195,7 +199,7 @@ impl Pods {
         };
         let pids = self.pid_namespace(pod, &facts.config).await?;
         let labels = self.labels_of_container(pod, &facts.config, &image)?;
-        Ok(Draft { facts, image, volumes, user, runtime, cgroups_path: cgroup.spec, pids, labels })
+        Ok(Draft { facts, image, limit, volumes, user, runtime, cgroups_path: cgroup.spec, pids, labels })
     }
 
     fn user_of(
@@ -229,6 +233,8 @@ impl Pods {
         let (facts, paths) = (&draft.facts, self.paths.container(&draft.facts.id));
         let stage = Stage::begin("making the writable layer", &facts.name);
         let rootfs = stage.check(self.images.prepare_rootfs(&draft.image, &facts.id))?;
+        let stage = Stage::begin("limiting the writable layer", &facts.name);
+        stage.check(self.disk.add(&facts.id, draft.limit))?;
         let volumes = self.volume_layers(draft)?;
         if let Some(directory) = facts.log_path.parent().filter(|_| !facts.log_path.as_os_str().is_empty()) {
             let stage = Stage::begin("making the log directory", &directory.display());
@@ -243,7 +249,7 @@ impl Pods {
         let settings = Settings { volumes, ..self.monitor_settings(pod, draft, rootfs) };
         let launch = Launch { binary: self.monitor.clone(), settings };
         let stage = Stage::begin("creating the container with its runtime", &facts.name);
-        let created = stage.check(monitor::launch(&launch).await);
+        let created = stage.launched(monitor::launch(&launch).await);
         let created = created.map_err(|error| self.impossible_mount(draft).unwrap_or(error))?;
         let stage = Stage::begin("committing the container", &facts.name);
         stage.check(created.monitor.commit().await)?;
@@ -323,6 +329,7 @@ impl Pods {
                 upper: rootfs.upper,
                 work: rootfs.work,
                 options: mount_options(&draft.labels),
+                owned: false,
             },
             user_namespace: self.paths.pod(&pod.facts.id).monitor_user_namespace(&pod.facts),
             terminal: facts.config.tty,
@@ -360,6 +367,8 @@ pub(super) struct Draft<'a> {
     pub(super) facts: ContainerFacts,
     pub(super) image: Arc<Image>,
     pub(super) volumes: Vec<ImageVolume>,
+    /// The most bytes that its writable layer may take.
+    limit: Option<u64>,
     user: ResolvedUser,
     runtime: &'a Runtime,
     /// Its cgroup in the runtime's words.

@@ -3,6 +3,9 @@
 use std::error::Error;
 use std::time::Duration;
 
+pub(super) use super::stage::Stage;
+pub use crate::telemetry::chain;
+
 /// A cause from any leaf; its own text names the object.
 pub type Cause = Box<dyn Error + Send + Sync>;
 
@@ -117,46 +120,4 @@ impl PodError {
     pub fn invalid(field: impl Into<String>, text: impl Into<String>) -> Self {
         Self::Invalid { field: field.into(), text: text.into() }
     }
-}
-
-/// Measures a stage, so that its failure can say how long it took.
-pub(super) struct Stage {
-    stage: &'static str,
-    object: String,
-    began: std::time::Instant,
-}
-
-impl Stage {
-    pub(super) fn begin(stage: &'static str, object: &impl ToString) -> Self {
-        Self { stage, object: object.to_string(), began: std::time::Instant::now() }
-    }
-
-    /// Turns a leaf's error into this stage's.
-    pub(super) fn check<T>(self, result: Result<T, impl Into<Cause>>) -> Result<T, PodError> {
-        let took = self.began.elapsed();
-        tracing::debug!(
-            stage = self.stage,
-            object = self.object,
-            micros = took.as_micros(),
-            ok = result.is_ok()
-        );
-        result.map_err(|source| PodError::Stage {
-            stage: self.stage,
-            object: self.object,
-            took,
-            source: source.into(),
-        })
-    }
-}
-
-/// The whole chain of an error in one line: what the client is told and the log keeps.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }

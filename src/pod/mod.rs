@@ -11,10 +11,12 @@
 //!   resources.rs pause.rs                                   what a pod has of the node, made and undone
 //!   bundle.rs signal.rs volumes.rs                          what a monitor is told; stop signals; what is mounted
 //!   confine.rs                                              labels, filters and default rights
+//!   layer.rs                                                what the writable layer may take
 //!   adjust.rs devices.rs                                    what else a container's document is made of
 //!   names.rs index.rs                                       single flight by name, lookup by ID and prefix
 //!   sandbox.rs container.rs state.rs paths.rs               the objects, their records, their states
-//!   abilities.rs                                            what the node and its runtimes can do
+//!   stage.rs                                                what takes time, measured and named
+//!   abilities.rs stats/                                     what the node and its runtimes can do; what pods use
 //!   watch.rs background.rs recovery/                        exits, what is tried again, what a restart finds
 //! ```
 
@@ -29,6 +31,7 @@ mod devices;
 mod error;
 mod exec;
 mod index;
+mod layer;
 mod limits;
 mod names;
 mod paths;
@@ -39,8 +42,10 @@ mod resources;
 mod run;
 mod sandbox;
 mod signal;
+mod stage;
 mod start;
 mod state;
+mod stats;
 mod stop;
 mod update;
 mod volumes;
@@ -58,6 +63,7 @@ use tokio::sync::{Notify, OnceCell};
 use crate::apparmor::AppArmor;
 use crate::cgroup::{CgroupPath, Cgroups, Driver};
 use crate::config::Config;
+use crate::disk::Disk;
 use crate::id::{ContainerId, PodId};
 use crate::image::Images;
 use crate::network::Network;
@@ -77,6 +83,10 @@ use names::Names;
 use paths::Paths;
 pub use sandbox::{Pod, PodFacts, PodName, PodRequest};
 pub use state::{ContainerState, Exit, Nanos, PodState, Reason, now};
+use stats::Requests;
+pub use stats::{
+    ContainerDetails, ContainerUsage, FileSystem, LayerUsage, Measured, NodeDetails, PodDetails, PodUsage,
+};
 pub use update::PodUpdate;
 
 /// All pods and containers of the node, and what they are made with.
@@ -84,6 +94,7 @@ pub struct Pods {
     config: Arc<Config>,
     paths: Paths,
     images: Images,
+    disk: Disk,
     network: Network,
     runtimes: BTreeMap<String, OnceCell<Runtime>>,
     /// Whether pods can have user namespaces, or what is lacking.
@@ -107,6 +118,8 @@ pub struct Pods {
     unfinished: Mutex<Vec<Unwanted>>,
     /// Something was made, or could not be undone: the background has to look at it.
     attention: Notify,
+    /// When stats were asked for.
+    requests: Requests,
 }
 
 /// The node cannot hold pods.
@@ -137,6 +150,7 @@ impl Pods {
         let pods = Arc::new(Self {
             confinement,
             paths,
+            disk: Disk::open(&config.disk, &images.places().containers),
             images,
             network,
             bases: adjust::bases(&config)?,
@@ -155,6 +169,7 @@ impl Pods {
             container_names: Names::new(),
             unfinished: Mutex::default(),
             attention: Notify::new(),
+            requests: Requests::default(),
             config,
         });
         // After all that can be wrong with the configuration, so that a daemon that does not start leaves no mounts.
@@ -205,6 +220,11 @@ impl Pods {
     /// The images that containers are made from.
     pub fn images(&self) -> &Images {
         &self.images
+    }
+
+    /// What the containers' writable layers take.
+    pub fn disk(&self) -> &Disk {
+        &self.disk
     }
 
     /// The pod network.

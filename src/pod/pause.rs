@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -100,6 +101,7 @@ impl Pods {
             upper: dir.join("upper"),
             work: dir.join("work"),
             options: mount_options(&self.labels_of_pod(facts)?),
+            owned: facts.user_namespace().is_some(),
         };
         let exit = dir.join("exit");
         let user_namespace = paths.monitor_user_namespace(facts);
@@ -108,7 +110,7 @@ impl Pods {
         let settings = self.settings(runtime, bundle);
         let launch = Launch { binary: self.monitor.clone(), settings };
         let stage = Stage::begin("creating the pause container", &facts.name);
-        let created = stage.check(monitor::launch(&launch).await)?;
+        let created = stage.launched(monitor::launch(&launch).await)?;
         let stage = Stage::begin("pinning the shared PID namespace", &facts.name);
         stage.check(namespace::pin_of(created.process.pid, "pid", &paths.pid))?;
         let stage = Stage::begin("committing the pause container", &facts.name);
@@ -136,10 +138,18 @@ impl Pods {
         let dir = paths.pause();
         let lower = dir.join("lower");
         let inside = pause::DIRECTORIES.map(|name| lower.join(name));
-        for directory in inside.into_iter().chain([dir.join("upper"), dir.join("work")]) {
+        let binary = lower.join(pause::BINARY);
+        let directories = inside.into_iter().chain([dir.join("upper"), dir.join("work")]);
+        for directory in directories.clone() {
             fs::create_dir_all(directory)?;
         }
-        fs::write(lower.join(pause::BINARY), "")?;
+        fs::write(&binary, "")?;
+        // They are the pod's alone, so they need not be shown with other owners than they have: a tmpfs before Linux 6.3
+        // could not do that.
+        let (uid, gid) = facts.root();
+        for path in directories.chain([lower, binary]) {
+            chown(path, Some(uid), Some(gid))?;
+        }
         let spec = pause::build(&PauseInput {
             rootfs: &self.paths.rootfs(),
             binary: &self.monitor,

@@ -2,11 +2,13 @@
 
 use std::fs;
 
+use tracing::Instrument;
+
 use super::Pods;
 use super::container::{Container, ContainerStage};
 use super::error::{PodError, Stage};
 use super::resources::{Remains, absent_is_fine};
-use super::sandbox::PodStage;
+use super::sandbox::{Pod, PodStage};
 use crate::cgroup::CgroupPath;
 use crate::id::ContainerId;
 use crate::sys;
@@ -19,7 +21,7 @@ impl Pods {
             found => found?,
         };
         let _transition = container.pod.transition.lock().await;
-        self.remove_container_locked(&container).await
+        self.remove_container_locked(&container).instrument(container.span()).await
     }
 
     /// Removes a pod, and stops it first if it is ready.
@@ -28,13 +30,17 @@ impl Pods {
             Err(PodError::NotFound { .. }) => return Ok(()),
             found => found?,
         };
+        self.remove_pod_found(&pod).instrument(pod.facts.span()).await
+    }
+
+    async fn remove_pod_found(&self, pod: &Pod) -> Result<(), PodError> {
         let _transition = pod.transition.lock().await;
-        self.stop_locked(&pod).await?;
+        self.stop_locked(pod).await?;
         for container in self.containers_of(&pod.facts.id) {
             self.remove_container_locked(&container).await?;
         }
         let stage = Stage::begin("recording the removal", &pod.facts.name);
-        stage.check(self.record_pod(&pod, PodStage::Unsettled))?;
+        stage.check(self.record_pod(pod, PodStage::Unsettled))?;
         self.undo(&Remains::of(&pod.facts)).await.into_iter().next().map_or(Ok(()), Err)?;
         // The name first: whoever claims it anew must not be sent to an ID that is gone.
         self.pod_names.free(&pod.facts.name);
@@ -70,6 +76,9 @@ impl Pods {
             let (stage, cgroups) = (Stage::begin("removing the cgroup", id), self.cgroups.clone());
             errors.extend(stage.check(sys::blocking(move || cgroups.remove_tree(&cgroup)).await).err());
         }
+        // Before the layer goes, which remembers the project.
+        let stage = Stage::begin("lifting the writable layer's limit", id);
+        errors.extend(stage.check(self.disk.release(id)).err());
         let stage = Stage::begin("removing the writable layer", id);
         errors.extend(stage.check(self.images.remove_rootfs(id)).err());
         if errors.is_empty() {

@@ -7,6 +7,8 @@ use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::chown;
 
+use tracing::Instrument;
+
 use super::Pods;
 use super::error::{PodError, Stage};
 use super::paths::PodPaths;
@@ -80,16 +82,21 @@ impl Pods {
             return Ok(Vec::new());
         }
         let stage = Stage::begin("setting up the network", &facts.name);
-        stage.check(self.network.attach(&attachment(&paths, facts)).await).map(|network| network.ips)
+        let attached = self.network.attach(&attachment(&paths, facts)).instrument(stage.span()).await;
+        stage.check(attached).map(|network| network.ips)
     }
 
     /// Gives back what a stopped pod does not need: the network, the namespaces, the shared memory. An attachment that
     /// cannot be given back now must not hold the pod: it has a record of its own and is tried again (B6).
     pub(super) async fn release(&self, id: &PodId) -> Vec<PodError> {
         let paths = self.paths.pod(id);
+        if let Ok(pod) = self.index.pod(id.as_str()) {
+            pod.release_links();
+        }
         let mut errors = Vec::new();
         let stage = Stage::begin("giving back the network", id);
-        if let Err(error) = stage.check(self.network.detach(id).await) {
+        let detached = self.network.detach(id).instrument(stage.span()).await;
+        if let Err(error) = stage.check(detached) {
             tracing::warn!(pod = %id, "will be tried again: {}", super::chain(&error));
         }
         errors.extend(self.end_pause(id).await.err());

@@ -3,6 +3,8 @@
 use std::fs;
 use std::sync::Arc;
 
+use tracing::Instrument;
+
 use super::Pods;
 use super::background::Unwanted;
 use super::error::{PodError, Stage};
@@ -15,6 +17,7 @@ use crate::api::PodSandboxConfig;
 use crate::id::PodId;
 use crate::record::{self, Durability};
 use crate::spec::userns;
+use crate::telemetry::Timeline;
 
 impl Pods {
     /// Makes a pod, or joins the call that is making it, or finds the one that was made (B1).
@@ -23,7 +26,9 @@ impl Pods {
             Claim::Taken(id) => return self.made_before(&id, &request).map_err(Arc::new),
             Claim::InFlight(flight) => flight.outcome().await?,
             Claim::New(reservation) => {
-                let made = Box::pin(self.make_pod(request)).await.map_err(Arc::new);
+                let timeline = Arc::new(Timeline::default());
+                let making = Box::pin(self.make_pod(request, &timeline));
+                let made = Arc::clone(&timeline).scope(making).await.map_err(Arc::new);
                 reservation.settle(made)?
             }
         };
@@ -42,7 +47,7 @@ impl Pods {
         Err(PodError::Exists { name: request.name.to_string(), id: id.to_string(), difference })
     }
 
-    async fn make_pod(&self, request: PodRequest) -> Result<PodId, PodError> {
+    async fn make_pod(&self, request: PodRequest, timeline: &Arc<Timeline>) -> Result<PodId, PodError> {
         self.runtime(&request.handler).await?;
         let told = PodResources::of(&request.config);
         self.check_pod_resources(&told, ["config.linux.overhead", "config.linux.resources"])?;
@@ -64,7 +69,7 @@ impl Pods {
             made_cgroup,
         };
         self.record_intent(&facts)?;
-        let built = match self.build(&facts).await {
+        let built = match self.build(&facts).instrument(facts.span()).await {
             Ok(ips) => {
                 let state = PodState::Ready { ips };
                 let stage = Stage::begin("recording the pod", &facts.name);
@@ -75,12 +80,12 @@ impl Pods {
         match built {
             Ok(state) => {
                 tracing::info!(pod = %id, name = %facts.name, "pod is ready");
-                self.index.add_pod(Arc::new(Pod::new(facts, state)));
+                self.index.add_pod(Arc::new(Pod::new(facts, state, Arc::clone(timeline))));
                 self.attention.notify_one();
                 Ok(id)
             }
             Err(error) => {
-                self.undo_or_retry(Unwanted::Pod(Remains::of(&facts))).await;
+                self.undo_or_retry(Unwanted::Pod(Remains::of(&facts))).instrument(facts.span()).await;
                 Err(error)
             }
         }

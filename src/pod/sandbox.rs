@@ -1,8 +1,8 @@
 //! A pod: what was asked for, which never changes, and its state, which readers see without waiting for an operation.
 
 use std::path::PathBuf;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
@@ -10,12 +10,14 @@ use tokio::time::Instant;
 
 use super::limits::PodResources;
 use super::state::{Nanos, PodState};
+use super::stats::PodGauge;
 use crate::api::{NamespaceMode, NamespaceOption, PodSandboxConfig};
 use crate::cgroup::CgroupPath;
 use crate::id::PodId;
 use crate::spec::userns;
 use crate::sys::namespace::IdMaps;
 use crate::sys::process::BootId;
+use crate::telemetry::Timeline;
 
 /// What makes a pod one and the same for the kubelet (CRI `PodSandboxMetadata`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -67,6 +69,11 @@ pub struct PodFacts {
 }
 
 impl PodFacts {
+    /// The span of what is done with it, by which the log's lines know it.
+    pub(super) fn span(&self) -> tracing::Span {
+        tracing::info_span!("pod", pod = %self.id)
+    }
+
     /// The namespaces as asked for (CRI `NamespaceOption`); the kubelet wants them echoed (B7).
     pub fn namespaces(&self) -> NamespaceOption {
         let linux = self.config.linux.as_ref();
@@ -137,21 +144,27 @@ pub struct Pod {
     pub(super) transition: Mutex<()>,
     /// When it was taken into the index.
     pub(super) since: Instant,
+    /// The stages of its start and its containers'; empty after a restart of the daemon.
+    pub timeline: Arc<Timeline>,
     /// What an update has told; a std mutex, because it is held for a copy.
     updated: std::sync::Mutex<Option<PodResources>>,
+    /// What is kept from one request for stats to the next; a std mutex, because it is held for one measurement.
+    pub(super) gauge: std::sync::Mutex<PodGauge>,
     claimed: AtomicBool,
     /// Whether a stop has given back its resources. A pod may be not ready before that, when it has lost some of them.
     released: AtomicBool,
 }
 
 impl Pod {
-    pub(super) fn new(facts: PodFacts, state: PodState) -> Self {
+    pub(super) fn new(facts: PodFacts, state: PodState, timeline: Arc<Timeline>) -> Self {
         Self {
             facts,
             state: watch::Sender::new(state),
             transition: Mutex::new(()),
             since: Instant::now(),
+            timeline,
             updated: std::sync::Mutex::default(),
+            gauge: std::sync::Mutex::default(),
             claimed: AtomicBool::new(false),
             released: AtomicBool::new(false),
         }

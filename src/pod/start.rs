@@ -1,5 +1,9 @@
 //! StartContainer.
 
+use std::sync::Arc;
+
+use tracing::Instrument;
+
 use super::Pods;
 use super::container::{Container, ContainerStage};
 use super::error::{PodError, Stage, chain};
@@ -9,6 +13,10 @@ impl Pods {
     /// Lets a created container's init go.
     pub async fn start_container(&self, id: &str) -> Result<(), PodError> {
         let container = self.container(id)?;
+        Arc::clone(&container.pod.timeline).scope(self.start(&container)).instrument(container.span()).await
+    }
+
+    async fn start(&self, container: &Container) -> Result<(), PodError> {
         let _transition = container.pod.transition.lock().await;
         let state = container.state();
         if state != ContainerState::Created {
@@ -19,16 +27,16 @@ impl Pods {
         let stage = Stage::begin("starting the container with its runtime", &container.facts.name);
         let runtime = self.runtime(&container.facts.runtime).await?;
         if let Err(error) = stage.check(runtime.start(container.facts.id.as_str()).await) {
-            self.kill(&container).await;
+            self.kill(container).await;
             let ended = container.process.ended().await;
             let _ = ended
                 .inspect_err(|e| tracing::warn!(container = %container.facts.id, "watching its end: {e}"));
             container.state.send_modify(|state| state.failed_to_start(began, chain(&error)));
-            self.record_state(&container);
+            self.record_state(container);
             return Err(error);
         }
         container.state.send_modify(|state| state.started(began));
-        self.record_state(&container);
+        self.record_state(container);
         tracing::info!(container = %container.facts.id, name = %container.facts.name, "container is started");
         Ok(())
     }

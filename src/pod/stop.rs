@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::Pods;
 use super::container::{Container, StopPhase};
@@ -32,6 +33,10 @@ impl Pods {
             Err(PodError::NotFound { .. }) => return Ok(()),
             found => found?,
         };
+        self.stop(&container, grace).instrument(container.span()).await
+    }
+
+    async fn stop(&self, container: &Container, grace: Duration) -> Result<(), PodError> {
         let deadline = Instant::now() + grace.min(GRACE_MAX);
         let mut first = false;
         container.stop.send_modify(|phase| match phase {
@@ -45,15 +50,15 @@ impl Pods {
         match container.state() {
             ContainerState::Exited(_) => return Ok(()),
             ContainerState::Running { .. } if first && !grace.is_zero() => tokio::select! {
-                () = self.ask_to_stop(&container) => {}
-                () = self.grace(&container) => {}
+                () = self.ask_to_stop(container) => {}
+                () = self.grace(container) => {}
             },
             ContainerState::Running { .. } => {}
             // It has not run, so there is nothing to ask.
             ContainerState::Created => container.stop.send_modify(|phase| *phase = StopPhase::Killing),
         }
-        self.grace(&container).await;
-        self.kill_and_wait(&container).await
+        self.grace(container).await;
+        self.kill_and_wait(container).await
     }
 
     /// Stops a pod and what runs in it; one that is unknown or stopped is a success (B3).
@@ -62,8 +67,11 @@ impl Pods {
             Err(PodError::NotFound { .. }) => return Ok(()),
             found => found?,
         };
-        let _transition = pod.transition.lock().await;
-        self.stop_locked(&pod).await
+        let stop = async {
+            let _transition = pod.transition.lock().await;
+            self.stop_locked(&pod).await
+        };
+        stop.instrument(pod.facts.span()).await
     }
 
     /// Stops a pod whose lock the caller holds.

@@ -3,14 +3,17 @@
 
 use std::sync::Arc;
 
+use tracing::Instrument;
+
 use super::Pods;
 use super::container::{Container, ContainerFacts};
 use super::error::chain;
 use super::sandbox::Pod;
-use super::state::ContainerState;
+use super::state::{ContainerState, Reason};
 use crate::monitor::{self, Ended, ExitRecord, Monitor};
 use crate::record::RecordError;
 use crate::sys::process::Process;
+use crate::telemetry::metrics;
 
 impl Pods {
     /// Takes a container into the index, and watches it if it lives.
@@ -28,7 +31,8 @@ impl Pods {
         self.attention.notify_one();
         if alive {
             let (pods, container) = (Arc::clone(self), Arc::clone(&container));
-            tokio::spawn(async move { pods.see_it_end(&container).await });
+            let span = container.span();
+            tokio::spawn(async move { pods.see_it_end(&container).await }.instrument(span));
         }
         container
     }
@@ -51,7 +55,9 @@ impl Pods {
             Ok(None) => state.lost("its monitor died before it"),
             Err(error) => state.lost(&format!("its exit record cannot be read: {}", chain(&error))),
         });
+        self.disk.ended(id);
         if let ContainerState::Exited(exit) = container.state() {
+            metrics().exit(exit.reason.as_str(), exit.reason == Reason::OomKilled);
             tracing::info!(container = %id, code = exit.code, reason = exit.reason.as_str(), "container has ended");
         }
         self.forget(container).await;
@@ -66,6 +72,7 @@ impl Pods {
         }
         tracing::error!(container = %id, "the monitor has died; the output is lost from now on");
         container.lose_monitor();
+        metrics().monitor_lost();
         if let Err(error) = container.process.ended().await {
             tracing::error!(container = %id, "watching the init: {error}");
         }

@@ -20,12 +20,10 @@ mod server;
 mod session;
 pub mod spdy;
 mod status;
-mod tls;
 mod tokens;
 pub mod websocket;
 
 pub use server::{Promise, StartError, Streaming};
 pub use session::{Ending, Input, Output, Session, Sizes, Streams, TerminalSize};
 pub use status::Outcome;
-pub use tls::TlsError;
 pub use tokens::TooMany;

@@ -18,12 +18,13 @@ use tokio_rustls::TlsAcceptor;
 
 use super::negotiate::{Offer, Refusal, Upgrade, negotiate};
 use super::session::Session;
-use super::tls::{Tls, TlsError};
 use super::tokens::{Tokens, TooMany};
 use super::websocket::{self, Channels, Direction, Encoding};
 use super::{exec, forward, spdy};
 use crate::pod::Pods;
 use crate::runtime::Wants;
+use crate::telemetry::metrics;
+use crate::tls::{Tls, TlsError, TlsFiles};
 
 /// How long a session may be silent.
 const IDLE: Duration = Duration::from_secs(4 * 3600);
@@ -136,7 +137,7 @@ impl Streaming {
     /// Listens where the configuration says, and serves in the background.
     pub async fn start(pods: Arc<Pods>) -> Result<Self, StartError> {
         let config = &pods.config().streaming;
-        let tls = Tls::open(config)?;
+        let tls = Tls::open(TlsFiles::of_streaming(config))?;
         let address = config.address;
         let failed = |source| StartError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
@@ -159,6 +160,11 @@ impl Streaming {
         let token = self.inner.tokens.issue(promise)?;
         let scheme = if self.inner.tls.is_some() { "https" } else { "http" };
         Ok(format!("{scheme}://{}/{path}/{token}", self.inner.address))
+    }
+
+    /// How many promises wait for their clients.
+    pub fn promises(&self) -> usize {
+        self.inner.tokens.len()
     }
 
     async fn accept(self, listener: TcpListener) {
@@ -241,6 +247,7 @@ impl Streaming {
     }
 
     async fn session(&self, promise: Promise, upgrade: Upgrade, io: TokioIo<hyper::upgrade::Upgraded>) {
+        let _counted = metrics().session(promise.path());
         let pods = Arc::clone(&self.inner.pods);
         match promise {
             Promise::Exec { container, command, wants } => {

@@ -40,6 +40,11 @@ impl<T> Tokens<T> {
         Ok(token)
     }
 
+    /// How many are open, those that are too old among them.
+    pub(super) fn len(&self) -> usize {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// What was promised; once.
     pub(super) fn redeem(&self, token: &str) -> Option<T> {
         let (since, promise) = self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(token)?;

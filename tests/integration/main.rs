@@ -40,5 +40,7 @@ mod recovery;
 mod resources;
 mod security;
 mod server;
+mod stats;
 mod streaming;
+mod telemetry;
 mod userns;

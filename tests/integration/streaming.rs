@@ -225,7 +225,7 @@ async fn a_terminal_is_one_and_takes_its_clients_size() {
 }
 
 /// A certificate that signs itself, for localhost, with its key.
-fn certificate(dir: &std::path::Path) {
+pub(crate) fn certificate(dir: &std::path::Path) {
     let mut openssl = std::process::Command::new("openssl");
     openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
     openssl.args([

@@ -71,6 +71,8 @@ pub enum Report {
         /// The init's start time in clock ticks since boot: field 22 of `/proc/<pid>/stat`.
         start_time: u64,
     },
+    /// Where the time of the creation went; since version 1.2.
+    Timing(Timing),
     /// The container could not be created, and nothing is left of the attempt.
     Failed {
         /// What was being done.
@@ -121,6 +123,17 @@ pub struct Exit {
     pub oom_killed: bool,
     /// When it ended, in nanoseconds since 1970.
     pub finished_at: i64,
+}
+
+/// Where the time of a creation went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// When the monitor was ready to mount the root filesystem, in nanoseconds since 1970.
+    pub began: i64,
+    /// What mounting it took, in nanoseconds; image volumes are among it.
+    pub mount: u64,
+    /// What the runtime took after that, in nanoseconds.
+    pub create: u64,
 }
 
 /// The step at which a creation failed.
@@ -217,6 +230,7 @@ mod kind {
     pub(super) const STATE_IS: u16 = 69;
     pub(super) const EXITED: u16 = 70;
     pub(super) const ATTACHED: u16 = 71;
+    pub(super) const TIMING: u16 = 72;
 }
 
 impl Request {
@@ -265,6 +279,11 @@ impl Report {
             Self::Created { pid, start_time } => {
                 Writer::new(kind::CREATED).u32(*pid).u64(*start_time).finish()
             }
+            Self::Timing(timing) => Writer::new(kind::TIMING)
+                .u64(timing.began.cast_unsigned())
+                .u64(timing.mount)
+                .u64(timing.create)
+                .finish(),
             Self::Failed { stage, text } => {
                 Writer::new(kind::FAILED).u8(stage.number()).bytes(cut(text)).finish()
             }
@@ -294,6 +313,11 @@ impl Report {
         Ok(match kind {
             kind::HELLO => Self::Hello(Version { major: reader.u16()?, minor: reader.u16()? }),
             kind::CREATED => Self::Created { pid: reader.u32()?, start_time: reader.u64()? },
+            kind::TIMING => Self::Timing(Timing {
+                began: reader.u64()?.cast_signed(),
+                mount: reader.u64()?,
+                create: reader.u64()?,
+            }),
             kind::FAILED => {
                 Self::Failed { stage: Stage::from_number(reader.u8()?), text: reader.rest_as_text()? }
             }

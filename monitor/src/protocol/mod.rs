@@ -5,6 +5,7 @@
 //!     Hello, Settings  ------------------->
 //!                      <-------------------  Hello
 //!                      <-------------------  Warning*            what was refused but is not needed
+//!                      <-------------------  Timing              where the time of the creation went
 //!                      <-------------------  Created | Failed    Failed is the last word
 //!     Commit           ------------------->                      from here on the monitor needs no daemon
 //!     ReopenLog ...    ------------------->
@@ -25,11 +26,11 @@ mod settings;
 mod tests;
 
 pub use frame::{Frames, MAX_CONTROL_FRAME, MAX_SETTINGS_FRAME};
-pub use message::{Exit, MAX_TEXT, Report, Request, Stage, Version};
+pub use message::{Exit, MAX_TEXT, Report, Request, Stage, Timing, Version};
 pub use settings::{Overlay, Settings, UserNamespace};
 
 /// What this build speaks.
-pub const VERSION: Version = Version { major: 1, minor: 1 };
+pub const VERSION: Version = Version { major: 1, minor: 2 };
 
 /// The control socket's name in a container's state directory.
 pub const CONTROL_SOCKET: &str = "ctl";

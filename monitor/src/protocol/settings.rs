@@ -71,6 +71,8 @@ pub struct Overlay {
     pub work: PathBuf,
     /// More options of overlayfs, such as `index=off` or `volatile`.
     pub options: Vec<String>,
+    /// The directories belong to the root of the user namespace on the disk already, and are shown as they are.
+    pub owned: bool,
 }
 
 /// A pod's user namespace.
@@ -108,6 +110,7 @@ mod tag {
     pub(super) const USER_NAMESPACE: u16 = CRITICAL | 30;
     pub(super) const ROOT_UID: u16 = CRITICAL | 31;
     pub(super) const ROOT_GID: u16 = CRITICAL | 32;
+    pub(super) const OWNED: u16 = CRITICAL | 33;
     /// Begins another volume, without a value.
     pub(super) const VOLUME: u16 = CRITICAL | 40;
     /// One more directory of the volume that was begun last.
@@ -141,6 +144,7 @@ impl Settings {
             .options
             .iter()
             .fold(writer, |writer, option| record(writer, tag::OVERLAY_OPTION, option.as_bytes()));
+        let writer = if self.overlay.owned { record(writer, tag::OWNED, &[]) } else { writer };
         let writer = self.user_namespace.iter().fold(writer, |writer, namespace| {
             let writer = path(tag::USER_NAMESPACE, &namespace.path, writer);
             let writer = record(writer, tag::ROOT_UID, &namespace.uid.to_le_bytes());
@@ -196,6 +200,7 @@ impl Settings {
             tag::OVERLAY_OPTION => self.overlay.options.push(text()?),
             tag::USER_NAMESPACE => self.user_namespace.get_or_insert_default().path = path(),
             tag::ROOT_UID => self.user_namespace.get_or_insert_default().uid = Reader(value).u32()?,
+            tag::OWNED => self.overlay.owned = true,
             tag::ROOT_GID => self.user_namespace.get_or_insert_default().gid = Reader(value).u32()?,
             tag::CREATE => self.create.push(word()),
             tag::DELETE => self.delete.push(word()),

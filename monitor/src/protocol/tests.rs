@@ -20,6 +20,7 @@ fn settings() -> Settings {
             upper: "/u".into(),
             work: "/w".into(),
             options: vec!["index=off".to_owned()],
+            owned: true,
         },
         user_namespace: Some(UserNamespace { path: "/run/podd/user".into(), uid: 100_000, gid: 200_000 }),
         create: vec!["/usr/bin/crun".into(), "create".into(), "c1".into()],
@@ -43,6 +44,7 @@ fn reports() -> Vec<Report> {
     vec![
         Report::Hello(VERSION),
         Report::Created { pid: 4_000_000, start_time: u64::MAX },
+        Report::Timing(Timing { began: 1 << 60, mount: 350_000, create: u64::MAX }),
         Report::Failed { stage: Stage::Overlay, text: "no such file".to_owned() },
         Report::Failed { stage: Stage::Unknown(77), text: String::new() },
         Report::Warning("cgroup".to_owned()),

@@ -96,6 +96,9 @@ impl Stage {
     /// Launches, expects the container and gives its init's pid.
     pub fn create(&self) -> (Monitor, u32) {
         let mut monitor = self.launch();
+        let told = monitor.client.report();
+        let Report::Timing(timing) = told else { panic!("{}: {told:?}", self.runtime) };
+        assert!(timing.began > 0 && timing.mount > 0 && timing.create > 0, "{timing:?}");
         match monitor.client.report() {
             Report::Created { pid, .. } => (monitor, pid),
             other => panic!("{}: {other:?}", self.runtime),
@@ -305,6 +308,7 @@ fn settings(runtime: &str, plan: &Plan, dir: &Path, id: &str) -> Settings {
             upper: path("upper"),
             work: path("work"),
             options: vec!["index=off".to_owned()],
+            owned: false,
         },
         create,
         delete,

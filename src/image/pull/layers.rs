@@ -19,6 +19,7 @@ use crate::image::extract::{ChannelReader, ExtractError, Extracted, LayerExpecta
 use crate::image::registry::{BlobStream, LayerDescriptor, Resolved};
 use crate::image::store::{Staging, StoreError, chain_ids};
 use crate::sys;
+use crate::telemetry::{LayerOrigin, metrics};
 
 /// How many chunks of a blob wait to be unpacked; a chunk is what one read of the connection gave, up to
 /// some 800 KB.
@@ -53,6 +54,7 @@ impl Puller {
         for (index, layer) in order {
             if staging.reuse(&chain[index]).is_some() {
                 fetching.progress.layer_done();
+                metrics().layer(LayerOrigin::Present);
                 continue;
             }
             to_fetch += layer.size;
@@ -112,6 +114,7 @@ impl Puller {
         let Ok(_permit) = permit else { return Err(aborted()) };
         let (staging, diff_id, index) = (Arc::clone(&job.staging), job.diff_id.clone(), job.index);
         if let Some(extracted) = sys::blocking(move || staging.take_over(&diff_id, index)).await {
+            metrics().layer(LayerOrigin::Kept);
             return Ok(extracted);
         }
         let (digest, size) = (&job.layer.digest, job.layer.size);
@@ -129,6 +132,10 @@ impl Puller {
         let unpacked = unpacking.await.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
         // Where the fetch has failed, unpacking has too, and knows less of why.
         fetched?;
+        let unpacked = unpacked.inspect(|extracted| {
+            metrics().layer(LayerOrigin::Fetched);
+            metrics().unpacked(extracted.bytes);
+        });
         unpacked.map_err(|source| {
             if is_damage(&source) {
                 job.fetching.source.distrust(&job.layer.digest);

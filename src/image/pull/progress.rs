@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use crate::image::reference::Reference;
+use crate::telemetry::metrics;
 
 /// All pulls of the node: those under way, and the sums of those that have ended.
 #[derive(Debug, Default)]
@@ -148,6 +149,9 @@ impl UnderWay<'_> {
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
+        let took = self.pull.began.elapsed().unwrap_or_default();
+        let fetching = self.pull.state().fetching.map(|since| since.elapsed());
+        metrics().pull(took, self.pull.bytes(), fetching);
         let mut pulls = self.progress.pulls();
         pulls.under_way.retain(|pull| !Arc::ptr_eq(pull, &self.pull));
         pulls.ended.bytes += self.pull.bytes();

@@ -30,6 +30,7 @@ use super::error::{Context, ErrorKind, RegistryError, Stage};
 use super::session::Session;
 use super::source::Source;
 use crate::image::digest::Digest;
+use crate::telemetry::metrics;
 
 /// How often in a row a connection may break without [`PROGRESS`] in between.
 const MOST_BREAKS: u32 = 5;
@@ -181,6 +182,7 @@ impl BlobStream {
         if stalled || self.breaks > 1 {
             self.at = (self.at + 1) % self.source.endpoints();
         }
+        metrics().retry();
         tokio::time::sleep(self.source.transport().backoff(self.breaks)).await;
         Ok(())
     }

@@ -20,6 +20,7 @@ use super::token::{Authorization, Key, TokenRequest};
 use super::transport::{Link, TRIES};
 use crate::image::reference::Reference;
 use crate::image::registries::Endpoint;
+use crate::telemetry::metrics;
 
 const MOST_REDIRECTS: usize = 10;
 /// The most that is read of a failure's body.
@@ -124,6 +125,7 @@ impl Session {
             match read_body(response, limit, transport.timeouts.document, context).await {
                 Ok(body) => return Ok((answered, body)),
                 Err(e) if e.kind() == ErrorKind::Unavailable && tries < self.link.tries => {
+                    metrics().retry();
                     tokio::time::sleep(transport.backoff(tries)).await;
                 }
                 Err(e) => return Err(e),

@@ -18,6 +18,7 @@ use super::clients::{ClientPool, Clients};
 use super::error::{Context, RegistryError, causes};
 use crate::image::digest::Digest;
 use crate::image::registries::{Endpoint, Scheme};
+use crate::telemetry::metrics;
 
 /// How often a request is tried in all.
 pub(super) const TRIES: u32 = 3;
@@ -211,6 +212,7 @@ impl Transport {
                 }
                 Err(_) => self.backoff(tries),
             };
+            metrics().retry();
             tokio::time::sleep(pause).await;
         }
     }

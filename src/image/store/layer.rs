@@ -62,6 +62,17 @@ pub struct Usage {
     pub inodes: u64,
 }
 
+/// What a store holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreCounts {
+    /// Images.
+    pub images: usize,
+    /// What all layers take.
+    pub usage: Usage,
+    /// What was discarded and is not deleted yet.
+    pub trash: u64,
+}
+
 /// Where a layer lies.
 pub(super) fn directory(root: &Path, chain: &ChainId) -> PathBuf {
     root.join("layers").join(chain.hex())

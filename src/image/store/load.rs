@@ -17,6 +17,7 @@ use super::{Inner, LOCK, Places, Role, StoreError};
 use crate::id::ContainerId;
 use crate::record;
 use crate::sys::fs;
+use crate::telemetry::{Leak, metrics};
 
 /// Makes the directories.
 pub(super) fn prepare(places: &Places) -> Result<(), StoreError> {
@@ -61,7 +62,9 @@ impl Inner {
         let mut section = self.shared.section()?;
         let staging = self.root.join("staging");
         for name in names(&staging)? {
+            metrics().leak_found(Leak::Image);
             self.discard_staging(&staging.join(name))?;
+            metrics().leak_repaired(Leak::Image);
         }
         section.begin()?;
         set_damaged_aside(&self.root)?;
@@ -70,7 +73,9 @@ impl Inner {
             let known = chain_of(&name)
                 .is_some_and(|chain| load_layer(&self.root, &chain, &mut self.state()).is_ok());
             if !known {
+                metrics().leak_found(Leak::Image);
                 self.trash.put(&layers.join(name))?;
+                metrics().leak_repaired(Leak::Image);
             }
         }
         load_holds(self, &mut self.state())?;

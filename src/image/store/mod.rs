@@ -59,7 +59,7 @@ pub use self::check::{Finding, Problem};
 pub use self::commit::{NewImage, Staging};
 use self::guest::Guest;
 pub use self::image::Image;
-pub use self::layer::{ChainId, LayerInfo, Usage, chain_ids};
+pub use self::layer::{ChainId, LayerInfo, StoreCounts, Usage, chain_ids};
 pub use self::lease::Lease;
 pub use self::repair::{DamagedRecord, OldLayer};
 use self::shared::{Section, Shared};
@@ -226,6 +226,14 @@ impl Store {
     /// What is known of a layer, if it is here.
     pub fn layer(&self, chain: &ChainId) -> Option<LayerInfo> {
         self.inner.state().layer(chain)
+    }
+
+    /// What is counted of the store without looking at the disk: images, layers' bytes, and what waits to be deleted.
+    pub fn counts(&self) -> StoreCounts {
+        let state = self.inner.state();
+        let (images, usage) = (state.images.len(), state.usage());
+        drop(state);
+        StoreCounts { images, usage, trash: self.inner.trash.waiting() }
     }
 
     /// What all layers take; each is counted once.

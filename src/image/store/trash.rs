@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,6 +16,8 @@ use crate::sys::fs;
 pub(super) struct Trash {
     /// Each takes what lies beside it; one for each file system.
     pub(super) directories: Vec<PathBuf>,
+    /// What was put there and is not deleted yet.
+    waiting: Arc<AtomicU64>,
     // Held to send a word or to end the thread.
     thread: Mutex<Option<(SyncSender<()>, JoinHandle<()>)>>,
 }
@@ -23,7 +25,7 @@ pub(super) struct Trash {
 impl Trash {
     /// A trash that is not emptied before [`Trash::start`].
     pub(super) fn new(directories: Vec<PathBuf>) -> Self {
-        Self { directories, thread: Mutex::default() }
+        Self { directories, waiting: Arc::default(), thread: Mutex::default() }
     }
 
     /// Starts a thread that does `work` once for each [`Trash::wake`], or once for several, and after the time that `work`
@@ -34,17 +36,25 @@ impl Trash {
     ) -> Result<(), StoreError> {
         // One slot: a wake that is not yet served stands for all that come after it.
         let (wake, woken): (_, Receiver<()>) = sync_channel(1);
+        let waiting = Arc::clone(&self.waiting);
         let thread = thread::Builder::new()
             .name("podd-trash".to_owned())
             .spawn(move || {
                 let mut next = None;
                 while is_due(&woken, next) {
+                    let seen = waiting.load(Ordering::Relaxed);
                     next = work();
+                    waiting.fetch_sub(seen, Ordering::Relaxed);
                 }
             })
             .map_err(|e| StoreError::io("start a thread for", self.beside(Path::new("/")), e))?;
         *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some((wake, thread));
         Ok(())
+    }
+
+    /// How many things wait to be deleted.
+    pub(super) fn waiting(&self) -> u64 {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Has the thread look at what there is to do.
@@ -74,6 +84,7 @@ impl Trash {
                 Err(e) => return Err(StoreError::io("discard", path, e.into())),
             }
         }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         self.wake();
         Ok(())
     }

@@ -6,7 +6,7 @@
 
 mod plan;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ use crate::id::{ContainerId, PodId};
 use crate::monitor::{self, Monitor};
 use crate::record;
 use crate::runtime::Status;
+use crate::telemetry::{Leak, metrics};
 use plan::{ContainerPlan, Observed, PodPlan};
 
 /// Takes up what is there. Only a directory that cannot be read is an error.
@@ -42,15 +43,28 @@ pub(super) async fn run(pods: &Arc<Pods>) -> Result<(), OpenError> {
     for id in pod_ids.iter().filter(|id| !known.contains(*id)) {
         undo_pod(pods, id).await;
     }
-    let living: HashSet<ContainerId> = pods.containers().iter().map(|c| c.facts.id.clone()).collect();
+    let containers = pods.containers();
+    let ended = containers.iter().map(|container| {
+        let ended = matches!(container.state(), ContainerState::Exited(_));
+        (container.facts.id.clone(), ended)
+    });
+    let ended: HashMap<ContainerId, bool> = ended.collect();
+    for error in pods.disk.take_up(&ended) {
+        tracing::warn!("giving back the quota of a writable layer that no container has: {}", chain(&error));
+    }
+    let living: HashSet<ContainerId> = ended.into_keys().collect();
     for error in pods.images.retain_rootfs(&living) {
         tracing::warn!("removing a writable layer that no container has: {}", chain(&error));
     }
     // A pod that is not ready keeps nothing of the network, not even what its stop could not give back.
     let networked = pods.pods().iter().filter(|pod| pod.is_ready()).map(|pod| pod.facts.id.clone()).collect();
     for (pod, result) in pods.network.release_orphans(&networked).await {
+        metrics().leak_found(Leak::Network);
         match result {
-            Ok(()) => tracing::info!(%pod, "gave back the network of a pod that is no more"),
+            Ok(()) => {
+                metrics().leak_repaired(Leak::Network);
+                tracing::info!(%pod, "gave back the network of a pod that is no more");
+            }
             Err(error) => tracing::warn!(%pod, "will be tried again: {}", chain(&error)),
         }
     }
@@ -67,7 +81,7 @@ async fn recover_pod(pods: &Arc<Pods>, id: &PodId) {
         PodPlan::Undo => {}
         PodPlan::Adopt(state) => {
             pods.pod_names.take(record.facts.name.clone(), id.clone());
-            let pod = Arc::new(Pod::new(record.facts, state));
+            let pod = Arc::new(Pod::new(record.facts, state, Arc::default()));
             pod.set_resources(record.resources);
             pod.claim();
             if pod.is_ready() && !pods.take_up_pause(&pod).await {
@@ -81,13 +95,13 @@ async fn recover_pod(pods: &Arc<Pods>, id: &PodId) {
 async fn undo_pod(pods: &Arc<Pods>, id: &PodId) {
     let record = read::<PodRecord>(&pods.paths.pod(id).record());
     let remains = record.map_or_else(|| Remains::by_id(id), |record| Remains::of(&record.facts));
-    pods.undo_or_retry(Unwanted::Pod(remains)).await;
+    pods.undo_leak(Unwanted::Pod(remains)).await;
 }
 
 async fn recover_container(pods: &Arc<Pods>, id: &ContainerId) {
     let Some(record) = read::<ContainerRecord>(&pods.paths.container(id).record()) else {
         let cgroup = cgroup_of(&pods.paths.container(id).dir);
-        return pods.undo_or_retry(Unwanted::Container(id.clone(), cgroup)).await;
+        return pods.undo_leak(Unwanted::Container(id.clone(), cgroup)).await;
     };
     let pod = pods.pod(record.facts.name.pod.as_str());
     let observed = observe(pods, &record).await;
@@ -101,7 +115,7 @@ async fn recover_container(pods: &Arc<Pods>, id: &ContainerId) {
             pods.record_state(&container);
         }
         (ContainerPlan::Undo, _) | (_, Err(_)) => {
-            pods.undo_or_retry(Unwanted::Container(id.clone(), Some(record.facts.cgroup))).await;
+            pods.undo_leak(Unwanted::Container(id.clone(), Some(record.facts.cgroup))).await;
         }
     }
 }

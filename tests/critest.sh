@@ -78,14 +78,16 @@ on_cgroup_v2() {
         contrib/lib/uml.sh tests/critest/run.sh "$@"
 }
 
+# By the path of the runtime, of which the node has Debian's.
 on_node() {
-    local files
+    local path=$1 files
+    shift
     amd64_only "the emulated node" || return 0
     files=$(echo "$PWD"/{contrib/lib/tools.sh,contrib/lib/suite_images.sh,tests/critest,target/debug/podd} \
-        "$SUITE" "$PODD_SUITE_IMAGES" "$PODD_TEST_MONITOR" /usr/bin/jq)
+        "$SUITE" "$PODD_SUITE_IMAGES" "$PODD_TEST_MONITOR" "$(dirname "$PODD_TEST_CRUN_NEW")" /usr/bin/jq)
     # jq is not on the node; the host's release is the node's.
     files+=" $(ldd /usr/bin/jq | grep -oE '/[^ ]*lib(jq|onig)[^ ]*' | xargs)"
-    PODD_NODE_FILES=$files PODD_CRITEST=$SUITE PODD_TEST_RUNTIME=crun PODD_TEST_CGROUP_DRIVER=systemd \
+    PODD_NODE_FILES=$files PODD_CRITEST=$SUITE PODD_TEST_RUNTIME=crun PODD_TEST_RUNTIME_PATH=$path PODD_TEST_CGROUP_DRIVER=systemd \
         contrib/lib/qemu.sh tests/critest/run.sh "$@"
 }
 
@@ -104,8 +106,8 @@ run() {
         websocket) on_machine "$SUITE" crun "" "${WEBSOCKET[@]}" -ginkgo.focus=Streaming "$@" ;;
         v2-crun) on_cgroup_v2 crun -ginkgo.focus="$V2_CRUN" "$@" ;;
         v2-runc) on_cgroup_v2 runc -ginkgo.focus="$V2_RUNC" "$@" ;;
-        node) on_node -ginkgo.focus="$NODE" "$@" ;;
-        node-whole) on_node "$@" ;;
+        node) on_node /usr/bin/crun -ginkgo.focus="$NODE" "$@" ;;
+        node-whole) on_node "$PODD_TEST_CRUN_NEW" "$@" ;;
     esac
 }
 

@@ -297,7 +297,8 @@ on_a_node() {
     local runtime=$1 binary
     shift
     binary=$(integration_binary) || die "the integration tests cannot be built"
-    export PODD_NODE_FILES="$PWD/$binary $PWD/target/debug/podd $PODD_TEST_MONITOR $PODD_CRICTL $(dirname "$PODD_TEST_CRUN_NEW")"
+    PODD_NODE_FILES="$PWD/$binary $PWD/target/debug/podd $PODD_TEST_MONITOR $PODD_CRICTL $(dirname "$PODD_TEST_CRUN_NEW")"
+    export PODD_NODE_FILES
     # shellcheck disable=SC2016 # the node's shell expands it
     NODE=contrib/lib/qemu.sh PODD_TEST_RUNTIME=$runtime PODD_TEST_CGROUP_DRIVER=systemd RUST_TEST_THREADS=2 \
         run_column "node-$runtime" "a whole node with $runtime" timeout "$NODE_LIMIT" \

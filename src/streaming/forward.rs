@@ -140,6 +140,8 @@ async fn forward(connected: Result<TcpStream, String>, mut from: Input, mut to: 
             return;
         }
     };
+    // Channels have no end of their own but that of the connection, which tells the client that the pod has said all.
+    let ends_apart = matches!(from, Input::Spdy(_));
     let (mut reader, mut writer) = socket.split();
     let upwards = async {
         while let Some(bytes) = from.read().await? {
@@ -159,7 +161,10 @@ async fn forward(connected: Result<TcpStream, String>, mut from: Input, mut to: 
     };
     let (mut upwards, mut downwards) = (std::pin::pin!(upwards), std::pin::pin!(downwards));
     let (ended, goes_on) = tokio::select! {
-        down = &mut downwards => { let goes_on = down.is_ok(); (down, goes_on) }
+        down = &mut downwards => {
+            let goes_on = ends_apart && down.is_ok();
+            (down, goes_on)
+        }
         up = &mut upwards => match up {
             Ok(()) => (downwards.await, false),
             Err(why) => (Err(why), false),
@@ -192,7 +197,13 @@ fn label(headers: &Headers, opening: &Opening) -> Option<Label> {
 mod tests {
     use tokio::net::TcpListener;
 
+    use futures_util::{SinkExt, StreamExt};
+    use tokio_tungstenite::WebSocketStream;
+    use tokio_tungstenite::tungstenite::Message;
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
     use super::super::spdy::tests::Client;
+    use super::super::websocket::{Direction, Encoding};
     use super::*;
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -269,6 +280,40 @@ mod tests {
         assert_eq!(pod.read_u16().await.unwrap(), u16::from_be_bytes(*b"on"));
         drop(pod);
         assert_eq!(client.hear_all_of(3).await, b"");
+    }
+
+    #[tokio::test]
+    async fn over_channels_the_connection_ends_when_the_pod_has_said_all() {
+        let (listener, port) = listen().await;
+        let pod = tokio::spawn(async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut heard = [0; 2];
+            socket.read_exact(&mut heard).await.unwrap();
+            socket.write_all(b"all").await.unwrap();
+            heard
+        });
+        let (client, server) = tokio::io::duplex(64 << 10);
+        let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+        let directions = [Direction::Both, Direction::Out];
+        let channels = Channels::new(server, &directions, Encoding::Binary, false, HOUR).await;
+        let dial = |port| async move {
+            TcpStream::connect(("127.0.0.1", port)).await.map_err(|error| error.to_string())
+        };
+        let serving = tokio::spawn(async move { over_channels(channels, &[port], dial).await });
+        client.send(Message::Binary(Bytes::from_static(b"\0on"))).await.unwrap();
+        let (mut said, mut announced) = (Vec::new(), 0);
+        while let Some(Ok(message)) = client.next().await {
+            match message {
+                Message::Binary(data) if data[1..] == port.to_le_bytes() => {
+                    announced += 1;
+                }
+                Message::Binary(data) => said.push(data),
+                _ => {}
+            }
+        }
+        assert_eq!((announced, said), (2, vec![Bytes::from_static(b"\0all")]));
+        assert_eq!(&pod.await.unwrap(), b"on");
+        serving.await.unwrap();
     }
 
     #[tokio::test]

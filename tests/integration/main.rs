@@ -33,6 +33,7 @@ mod images_preload;
 mod images_progress;
 mod images_registries;
 mod images_store;
+mod logs;
 mod mounts;
 mod pods;
 mod pods_network;

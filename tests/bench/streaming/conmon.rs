@@ -25,7 +25,9 @@ impl Conmon {
             fs::create_dir_all(root.join(at)).unwrap();
         }
         fs::create_dir_all(&input).unwrap();
-        fs::create_dir_all(dir.join("exits")).unwrap();
+        for at in ["exits", "sockets"] {
+            fs::create_dir_all(dir.join(at)).unwrap();
+        }
         fs::copy(program("busybox"), root.join("bin/busybox")).unwrap();
         for applet in ["sh", "cat", "sleep"] {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
@@ -59,7 +61,8 @@ impl Conmon {
         conmon.args(["--api-version", "1", "-c", &self.id, "-u", &self.id, "-n", &self.id]);
         conmon.args(["-b", &self.dir.display().to_string(), "-p", &path("pid")]);
         conmon.args(["--conmon-pidfile", &path("conmon.pid"), "--exit-dir", &path("exits")]);
-        conmon.args(["-l", &format!("k8s-file:{}", self.log.display()), "--syslog"]);
+        conmon.args(["--socket-dir-path", &path("sockets")]);
+        conmon.args(["-l", &format!("k8s-file:{}", self.log.display())]);
         conmon.arg("-r").arg(program(&oci_runtime()));
         conmon.args(["--runtime-arg", "--root", "--runtime-arg", &path("runtime")]);
         conmon.stdin(Stdio::null()).stdout(Stdio::null());

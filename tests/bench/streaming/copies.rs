@@ -17,21 +17,22 @@ pub async fn measure(peers: &[Peer]) {
     );
     println!("|---|---|---|---|");
     for (way, transport) in ways {
-        let mut turns = vec![Vec::new(); peers.len()];
+        let (mut turns, mut refusals) = (vec![Vec::new(); peers.len()], vec![String::new(); peers.len()]);
         for _ in 0..rounds {
-            for (peer, turns) in peers.iter().zip(&mut turns) {
+            for (index, (peer, turns)) in peers.iter().zip(&mut turns).enumerate() {
                 let before = peer.used(false);
                 let began = Instant::now();
                 // Debian's containerd is older than exec over WebSocket.
-                if copy(peer, way, transport, megabytes).await {
-                    turns.push((began.elapsed().as_secs_f64(), peer.used(false) - before));
+                match copy(peer, way, transport, megabytes).await {
+                    Ok(()) => turns.push((began.elapsed().as_secs_f64(), peer.used(false) - before)),
+                    Err(why) => refusals[index] = why,
                 }
             }
         }
-        for (peer, turns) in peers.iter().zip(turns) {
+        for (index, (peer, turns)) in peers.iter().zip(turns).enumerate() {
             let what = format!("{way}, {transport}");
             if turns.is_empty() {
-                println!("| {what} | {} | refused | |", peer.name);
+                println!("| {what} | {} | none: {} | |", peer.name, refusals[index]);
                 continue;
             }
             let seconds = median(turns.iter().map(|turn| turn.0).collect());
@@ -46,7 +47,7 @@ pub async fn measure(peers: &[Peer]) {
     }
 }
 
-async fn copy(peer: &Peer, way: &str, transport: &str, megabytes: usize) -> bool {
+async fn copy(peer: &Peer, way: &str, transport: &str, megabytes: usize) -> Result<(), String> {
     let crictl = std::env::var("PODD_CRICTL").expect("tests/bench/streaming.sh sets it");
     let socket = format!("unix://{}", peer.socket.display());
     let exec = format!("'{crictl}' -r '{socket}' -i '{socket}' -t 60s exec --transport {transport}");
@@ -56,6 +57,11 @@ async fn copy(peer: &Peer, way: &str, transport: &str, megabytes: usize) -> bool
         _ => format!("test $({exec} {id} head -c {megabytes}000000 /dev/zero | wc -c) = {megabytes}000000"),
     };
     let mut bash = Command::new("bash");
-    bash.args(["-o", "pipefail", "-c", &script]).stdin(Stdio::null()).stderr(Stdio::null());
-    bash.status().await.unwrap().success()
+    bash.args(["-o", "pipefail", "-c", &script]).stdin(Stdio::null());
+    let said = bash.output().await.unwrap();
+    let errors = String::from_utf8_lossy(&said.stderr).into_owned();
+    match said.status.success() {
+        true => Ok(()),
+        false => Err(errors.lines().last().unwrap_or("wrong length").replace('|', " ")),
+    }
 }

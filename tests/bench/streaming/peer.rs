@@ -193,15 +193,25 @@ impl Peer {
         self.runtime.stop_pod_sandbox(stop).await.unwrap();
         let remove = api::RemovePodSandboxRequest { pod_sandbox_id: self.pod.clone() };
         self.runtime.remove_pod_sandbox(remove).await.unwrap();
-        if let Some(mut process) = self.process.take() {
-            let _ = kill_process(Pid::from_child(&process), Signal::TERM);
-            let _ = process.wait();
-            let _ = fs::remove_dir_all(self.socket.parent().unwrap());
-            // What its runtime has left empty.
-            let parent = self.config.linux.unwrap().cgroup_parent;
-            for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-                let _ = fs::remove_dir(hierarchy.path().join(&parent[1..]));
-            }
+    }
+}
+
+/// A daemon of the benchmark's own ends with it, with its shims where a measurement has failed.
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let pids = self.processes();
+        let Some(mut process) = self.process.take() else { return };
+        for pid in pids.into_iter().skip(1).filter_map(|pid| i32::try_from(pid).ok().and_then(Pid::from_raw))
+        {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        let _ = kill_process(Pid::from_child(&process), Signal::TERM);
+        let _ = process.wait();
+        let _ = fs::remove_dir_all(self.socket.parent().unwrap());
+        // What its runtime has left empty.
+        let parent = self.config.linux.take().unwrap_or_default().cgroup_parent;
+        for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let _ = fs::remove_dir(hierarchy.path().join(parent.trim_start_matches('/')));
         }
     }
 }

@@ -54,7 +54,7 @@ pub fn port_forward(bytes: &[u8]) {
         };
         let hearing = async { tokio::io::copy(&mut from, &mut tokio::io::sink()).await };
         let all = async { tokio::join!(serving, saying, hearing) };
-        tokio::time::timeout(Duration::from_secs(8), all).await.expect("a port-forward does not end");
+        let _ = tokio::time::timeout(Duration::from_secs(8), all).await.expect("a port-forward does not end");
     });
 }
 

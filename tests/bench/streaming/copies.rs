@@ -22,7 +22,6 @@ pub async fn measure(peers: &[Peer]) {
             for (index, (peer, turns)) in peers.iter().zip(&mut turns).enumerate() {
                 let before = peer.used(false);
                 let began = Instant::now();
-                // Debian's containerd is older than exec over WebSocket.
                 match copy(peer, way, transport, megabytes).await {
                     Ok(()) => turns.push((began.elapsed().as_secs_f64(), peer.used(false) - before)),
                     Err(why) => refusals[index] = why,
@@ -53,7 +52,7 @@ async fn copy(peer: &Peer, way: &str, transport: &str, megabytes: usize) -> Resu
     let exec = format!("'{crictl}' -r '{socket}' -i '{socket}' -t 60s exec --transport {transport}");
     let id = &peer.container;
     let script = match way {
-        "in" => format!("head -c {megabytes}MB /dev/zero | {exec} -i {id} sh -c 'cat >/dev/null'"),
+        "in" => format!("test $(head -c {megabytes}MB /dev/zero | {exec} -i {id} wc -c) = {megabytes}000000"),
         _ => format!("test $({exec} {id} head -c {megabytes}000000 /dev/zero | wc -c) = {megabytes}000000"),
     };
     let mut bash = Command::new("bash");
@@ -62,6 +61,9 @@ async fn copy(peer: &Peer, way: &str, transport: &str, megabytes: usize) -> Resu
     let errors = String::from_utf8_lossy(&said.stderr).into_owned();
     match said.status.success() {
         true => Ok(()),
-        false => Err(errors.lines().last().unwrap_or("wrong length").replace('|', " ")),
+        false => {
+            let last = errors.lines().last().and_then(|line| line.rsplit(": ").next());
+            Err(last.unwrap_or("not all bytes came").replace('|', " "))
+        }
     }
 }

@@ -100,6 +100,7 @@ impl Command {
             Self::Del => "running CNI DEL",
             Self::Gc => "running CNI GC",
             Self::Status => "running CNI STATUS",
+            Self::Version => "running CNI VERSION",
         }
     }
 }

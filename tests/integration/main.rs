@@ -43,4 +43,5 @@ mod server;
 mod stats;
 mod streaming;
 mod telemetry;
+mod tools;
 mod userns;

@@ -185,13 +185,11 @@ fn answered(id: &str, handler: &Handler, answer: &Answer) -> Vec<Check> {
 /// What is known against this version; only the newest of it.
 fn holes(id: &str, kind: Kind, version: &str) -> Option<Check> {
     let numbers = numbers(version)?;
-    let affected = |fixed: &[Version]| match fixed
-        .iter()
-        .find(|line| (line.0, line.1) == (numbers.0, numbers.1))
-    {
-        Some(line) => numbers < *line,
-        None => fixed.first().is_some_and(|first| numbers < *first),
-    };
+    let affected =
+        |fixed: &[Version]| match fixed.iter().find(|line| (line.0, line.1) == (numbers.0, numbers.1)) {
+            Some(line) => numbers < *line,
+            None => fixed.first().is_some_and(|first| numbers < *first),
+        };
     let (_, fixed, what) = HOLES.iter().find(|(whose, fixed, _)| *whose == kind && affected(fixed))?;
     let fixed: Vec<_> = fixed.iter().map(|(a, b, c)| format!("{a}.{b}.{c}")).collect();
     let (id, seen) = (format!("{id}.security"), format!("{version} is older than the fix of {what}"));

@@ -8,6 +8,7 @@ pub mod probe;
 pub mod registry;
 pub mod requests;
 pub mod tar;
+pub mod terminal;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};

@@ -99,25 +99,35 @@ pub(super) fn phases(stages: &[Stage]) -> Vec<Phase> {
 }
 
 impl Phase {
-    /// Short stages that follow one another become one row, with the gaps between them; short gaps are left out.
+    /// Short stages that follow one another become one row, with the gaps between them. Short gaps are left out, and short
+    /// stages within others.
     pub(super) fn fold(&mut self) {
         let limit = SHORT.min(((self.to - self.from) / 100).max(1));
         let mut rows: Vec<Row> = Vec::new();
         for row in std::mem::take(&mut self.rows) {
-            match (row, rows.last_mut()) {
-                (Row::Gap(_, length), _) if length < limit => {}
-                (Row::Stage(stage, _), last) if stage.is_shorter_than(limit) => {
-                    let (start, end) = (i128::from(stage.started_at), stage.ends_at());
-                    match last {
-                        Some(Row::Short(count, from, length)) => {
-                            *count += 1;
-                            *length = end.max(*from + *length) - *from;
+            match &row {
+                Row::Gap(_, length) if *length < limit => continue,
+                Row::Stage(stage, depth) if stage.is_shorter_than(limit) => {
+                    if *depth > 0 {
+                        continue;
+                    }
+                    let end = stage.ends_at();
+                    // How many came just before, and when they began.
+                    let before = match rows.last() {
+                        Some(Row::Short(count, from, _)) => Some((*count, *from)),
+                        Some(Row::Stage(last, 0)) if last.is_shorter_than(limit) => {
+                            Some((1, i128::from(last.started_at)))
                         }
-                        _ => rows.push(Row::Short(1, start, end - start)),
+                        _ => None,
+                    };
+                    if let (Some((count, from)), Some(last)) = (before, rows.last_mut()) {
+                        *last = Row::Short(count + 1, from, end - from);
+                        continue;
                     }
                 }
-                (row, _) => rows.push(row),
+                Row::Stage(..) | Row::Gap(..) | Row::Short(..) => {}
             }
+            rows.push(row);
         }
         self.rows = rows;
     }
@@ -182,8 +192,14 @@ mod tests {
     fn what_is_short_is_counted_and_what_failed_is_shown() {
         let mut failed = stage("failed", 20, 1);
         failed.error = Some("no".into());
-        let stages =
-            [stage("a", 0, 1), stage("b", 2, 2), failed, stage("long", 30, 970), stage("c", 1000, 1)];
+        let stages = [
+            stage("a", 0, 1),
+            stage("b", 2, 2),
+            failed,
+            stage("long", 30, 970),
+            stage("within", 40, 1),
+            stage("c", 1000, 1),
+        ];
         let mut phase = phases(&stages).remove(0);
         phase.fold();
         let shown: Vec<_> = phase
@@ -195,7 +211,7 @@ mod tests {
                 Row::Short(count, at, length) => format!("{count} short {at}+{length}"),
             })
             .collect();
-        assert_eq!(shown, ["2 short 0+4", "gap 4+16", "failed", "long", "1 short 1000+1"]);
+        assert_eq!(shown, ["2 short 0+4", "gap 4+16", "failed", "long", "c"]);
     }
 
     #[test]

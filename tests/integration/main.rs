@@ -51,4 +51,5 @@ mod streaming;
 mod streaming_forward;
 mod streaming_sessions;
 mod telemetry;
+mod tools;
 mod userns;

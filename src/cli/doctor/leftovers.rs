@@ -72,7 +72,7 @@ fn of_kind(kind: LeftoverKind, things: &[&Leftover]) -> Check {
     if let Some(more) = things.len().checked_sub(MOST_NAMED).filter(|more| *more > 0) {
         names.push(format!("{more} more"));
     }
-    Check::warning(id, format!("{} {what}: {}", things.len(), names.join(", ")), advice)
+    Check::warning(id, format!("{what} ({}): {}", things.len(), names.join(", ")), advice)
 }
 
 #[cfg(test)]
@@ -91,7 +91,7 @@ mod tests {
         let seen = checks(&Observed { found, ..clean.clone() });
         assert_eq!(seen.len(), 2);
         assert!(seen.iter().all(|check| check.outcome == Outcome::Warning));
-        assert_eq!(seen[0].seen, "5 network namespaces without a pod: /run/0, /run/1, /run/2, 2 more");
+        assert_eq!(seen[0].seen, "network namespaces without a pod (5): /run/0, /run/1, /run/2, 2 more");
         let blind = checks(&Observed { unseen: vec!["/run: no".into()], ..clean });
         assert_eq!(blind[0].outcome, Outcome::Note);
     }

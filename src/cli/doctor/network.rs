@@ -151,7 +151,9 @@ mod tests {
     fn observed(files: &[(&str, &str)], plugins: &[(&str, &str)]) -> Observed {
         let dir = tempfile::tempdir().unwrap();
         let (conf, bin) = (dir.path().join("conf"), dir.path().join("bin"));
-        [&conf, &bin].map(|dir| fs::create_dir(dir).unwrap());
+        for directory in [&conf, &bin] {
+            fs::create_dir(directory).unwrap();
+        }
         for (name, text) in files {
             fs::write(conf.join(name), text).unwrap();
         }

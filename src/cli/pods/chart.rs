@@ -6,18 +6,47 @@ use crate::cli::table::printable;
 /// The least and the most room for bars.
 const BARS: std::ops::RangeInclusive<usize> = 16..=80;
 
-/// The longest name that is not cut.
-const NAME_MAX: usize = 40;
+/// The most room for whose a stage was, and for its name.
+const WHOSE: usize = 14;
+const NAME: std::ops::RangeInclusive<usize> = 16..=44;
+
+/// The room for a length of time, with the blanks between the columns.
+const TOOK: usize = 8 + 3 * 2;
 
 /// Eighths of a column.
 const EIGHTHS: [char; 8] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉', '█'];
 
-/// What stands where podd had nothing to do: the kubelet had, or the image came.
-const WAIT: &str = "(waiting for a request)";
+/// What stands where no stage was under way: the kubelet was, or podd between two stages.
+const GAP: &str = "(between stages)";
 
-/// The chart with its headings.
-pub(super) fn chart(stages: &[Stage], columns: usize) -> String {
-    let phases = phases(stages);
+/// The widths of the columns.
+struct Widths {
+    whose: usize,
+    name: usize,
+    bars: usize,
+}
+
+impl Widths {
+    fn of(rows: &[&Row], columns: usize) -> Self {
+        let longest =
+            |text: fn(&Row) -> String| rows.iter().map(|row| text(row).chars().count()).max().unwrap_or(0);
+        let whose = longest(whose).clamp(2, WHOSE);
+        // The bars have at least two fifths of what is left.
+        let left = columns.saturating_sub(whose + TOOK);
+        let name = longest(name).min(left * 3 / 5).clamp(*NAME.start(), *NAME.end());
+        Self { whose, name, bars: left.saturating_sub(name).clamp(*BARS.start(), *BARS.end()) }
+    }
+
+    /// The columns before the bars.
+    fn line(&self, whose: &str, name: &str, took: &str) -> String {
+        let Self { whose: first, name: second, .. } = *self;
+        format!("{:<first$}  {:<second$}  {took:>8}  ", cut(whose, first), cut(name, second))
+    }
+}
+
+/// The chart with its headings. With `all`, every stage has a row, however short.
+pub(super) fn chart(stages: &[Stage], columns: usize, all: bool) -> String {
+    let mut phases = phases(stages);
     let Some(first) = phases.first() else { return "Nothing is known of where its start went.\n".to_owned() };
     let begin = first.from;
     let busy: i128 = phases.iter().map(|phase| phase.busy).sum();
@@ -27,55 +56,72 @@ pub(super) fn chart(stages: &[Stage], columns: usize) -> String {
         text.push_str(&format!(" within {}", span(end - begin)));
     }
     text.push('\n');
-    let labels: Vec<_> = phases.iter().flat_map(|phase| &phase.rows).map(label).collect();
-    let room = labels.iter().map(|label| label.chars().count()).max().unwrap_or(0);
-    let bars = columns.saturating_sub(room + 14).clamp(*BARS.start(), *BARS.end());
+    if !all {
+        phases.iter_mut().for_each(Phase::fold);
+    }
+    let rows: Vec<_> = phases.iter().flat_map(|phase| &phase.rows).collect();
+    let widths = Widths::of(&rows, columns);
     for phase in &phases {
         text.push('\n');
-        text.push_str(&heading(phase, begin, room, bars));
+        text.push_str(&heading(phase, begin, &widths));
         for row in &phase.rows {
-            text.push_str(&drawn(row, phase, room, bars));
+            text.push_str(&drawn(row, phase, &widths));
         }
     }
     text
 }
 
 /// The axis of a phase: when it began after the first, and how long it is.
-fn heading(phase: &Phase, begin: i128, room: usize, bars: usize) -> String {
+fn heading(phase: &Phase, begin: i128, widths: &Widths) -> String {
     let from = match phase.from - begin {
         0 => "0".to_owned(),
         later => format!("+{}", span(later)),
     };
     let to = span(phase.to - phase.from);
-    let gap = bars.saturating_sub(from.chars().count() + to.chars().count()).max(1);
-    format!("{:<room$}  {:>10}  {from}{}{to}\n", "STAGE", "TOOK", " ".repeat(gap))
+    let gap = widths.bars.saturating_sub(from.chars().count() + to.chars().count()).max(1);
+    format!("{}{from}{}{to}\n", widths.line("OF", "STAGE", "TOOK"), " ".repeat(gap))
 }
 
-fn drawn(row: &Row, phase: &Phase, room: usize, bars: usize) -> String {
+fn drawn(row: &Row, phase: &Phase, widths: &Widths) -> String {
     let (start, length, mark) = match row {
         Row::Stage(stage, _) => (i128::from(stage.started_at), i128::from(stage.duration_nanos), None),
-        Row::Wait(start, length) => (*start, *length, Some('·')),
+        Row::Short(_, start, length) => (*start, *length, None),
+        Row::Gap(start, length) => (*start, *length, Some('·')),
     };
-    let bar = bar(start - phase.from, length, phase.to - phase.from, bars, mark);
-    let mut line = format!("{:<room$}  {:>10}  {bar}", label(row), span(length));
+    let bar = bar(start - phase.from, length, phase.to - phase.from, widths.bars, mark);
+    let mut line = widths.line(&whose(row), &name(row), &span(length)) + &bar;
     if let Row::Stage(Stage { error: Some(error), .. }, _) = row {
-        line.push_str(&format!("\n{:<room$}  {:>10}  failed: {}", "", "", printable(error)));
+        line.push_str(&format!("\n{}failed: {}", widths.line("", "", ""), printable(error)));
     }
     line + "\n"
 }
 
-fn label(row: &Row) -> String {
-    let label = match row {
-        Row::Wait(..) => WAIT.to_owned(),
-        Row::Stage(stage, depth) => {
-            let object = if stage.object.is_empty() { String::new() } else { format!(" {}", stage.object) };
-            format!("{}{}{object}", "  ".repeat((*depth).min(8)), stage.stage)
-        }
-    };
-    let label = printable(&label);
-    match label.chars().count() > NAME_MAX {
-        true => label.chars().take(NAME_MAX - 1).chain(['~']).collect(),
-        false => label,
+fn name(row: &Row) -> String {
+    match row {
+        Row::Gap(..) => GAP.to_owned(),
+        Row::Short(count, ..) => format!("({count} short stages)"),
+        Row::Stage(stage, depth) => format!("{}{}", "  ".repeat((*depth).min(8)), stage.stage),
+    }
+}
+
+/// Whose a stage was, in a word: a container, a plugin, an image; of the pod itself nothing.
+fn whose(row: &Row) -> String {
+    let Row::Stage(Stage { object, .. }, _) = row else { return String::new() };
+    if object.starts_with("pod ") {
+        return String::new();
+    }
+    let object = object.strip_prefix("container ").unwrap_or(object);
+    let object = object.strip_suffix(" (attempt 0)").unwrap_or(object);
+    let object = object.strip_prefix("sha256:").map_or(object, |_| "image");
+    object.rsplit('/').next().unwrap_or(object).to_owned()
+}
+
+/// Harmless, and not longer than that.
+fn cut(text: &str, most: usize) -> String {
+    let text = printable(text);
+    match text.chars().count() > most {
+        true => text.chars().take(most - 1).chain(['~']).collect(),
+        false => text,
     }
 }
 
@@ -130,22 +176,41 @@ mod tests {
     #[test]
     fn a_start_is_drawn_to_scale() {
         let stages = [
-            stage("run pod", "", 0, 40_000),
-            stage("cni", "bridge", 10_000, 20_000),
-            stage("create", "web", 60_000, 20_000),
+            stage("running all", "pod a/b (uid 1, attempt 0)", 0, 40_000),
+            stage("running CNI ADD", "bridge", 10_000, 20_000),
+            stage("creating", "container web (attempt 0)", 60_000, 20_000),
+            stage("looking", "sha256:abc", 59_990, 5),
         ];
-        let text = chart(&stages, 63);
+        let text = chart(&stages, 62, false);
         let expected = [
             "Start: 60.0 ms of work within 80.0 ms",
             "",
-            "STAGE                          TOOK  0                  80.0 ms",
-            "run pod                     40.0 ms  █████████████",
-            "  cni bridge                20.0 ms     ██████▊",
-            "(waiting for a request)     20.0 ms               ·······",
-            "create web                  20.0 ms                     ███████",
+            "OF      STAGE                  TOOK  0                 80.0 ms",
+            "        running all         40.0 ms  ████████████▌",
+            "bridge    running CNI ADD   20.0 ms     ██████▍",
+            "        (between stages)    20.0 ms              ██████",
+            "image   looking                5 µs",
+            "web     creating            20.0 ms                    ███████",
         ];
-        assert_eq!(text.lines().collect::<Vec<_>>(), expected, "{text}");
-        assert!(text.lines().all(|line| line.chars().count() <= 63), "{text}");
+        let shape = |line: &str| {
+            line.split(['█', '·', '▏', '▎', '▍', '▌', '▋', '▊', '▉']).next().unwrap().trim_end().to_owned()
+        };
+        let shown: Vec<_> = text.lines().map(shape).collect();
+        assert_eq!(shown, expected.map(shape), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 62), "{text}");
+        let bars: Vec<_> =
+            text.lines().map(|line| line.chars().filter(|c| "█·".contains(*c)).count()).collect();
+        assert_eq!(bars, [0, 0, 0, 12, 6, 7, 0, 7], "{text}");
+    }
+
+    #[test]
+    fn the_longest_names_are_cut_and_leave_room_for_bars() {
+        let stages = [stage(&"s".repeat(200), &"o".repeat(200), 0, 5)];
+        for columns in [0, 20, 80, 300] {
+            let text = chart(&stages, columns, true);
+            let line = text.lines().last().unwrap();
+            assert!(line.contains('~') && line.ends_with('█'), "{text}");
+        }
     }
 
     #[test]
@@ -161,13 +226,13 @@ mod tests {
     fn phases_have_an_axis_each_and_failures_their_reason() {
         let mut failed = stage("cni", "br\u{1b}[0m", 5_000_000, 1000);
         failed.error = Some("no\naddress".into());
-        let text = chart(&[stage("run pod", "", 0, 1000), failed], 100);
+        let text = chart(&[stage("run pod", "", 0, 1000), failed], 100, false);
         assert_eq!(text.matches("STAGE").count(), 2, "{text}");
         assert!(
-            text.contains("+5000 ms") && text.contains("cni br?[0m") && text.contains("failed: no?address"),
+            text.contains("+5000 ms") && text.contains("br?[0m  cni") && text.contains("failed: no?address"),
             "{text}"
         );
-        assert!(chart(&[], 80).contains("Nothing is known"));
+        assert!(chart(&[], 80, true).contains("Nothing is known"));
     }
 
     #[test]

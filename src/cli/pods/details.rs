@@ -15,7 +15,11 @@ use crate::cli::table::{SHORT_ID, age, bytes, printable, table};
 const WIDTH: usize = 100;
 
 /// All of it as text.
-pub(super) async fn details(client: &mut Client, pod: &api::PodSandbox) -> anyhow::Result<String> {
+pub(super) async fn details(
+    client: &mut Client,
+    pod: &api::PodSandbox,
+    all_stages: bool,
+) -> anyhow::Result<String> {
     let answer = client.pod_status(&pod.id, true).await?;
     let Some(answer) = answer else { anyhow::bail!("the pod {} has gone meanwhile", pod.id) };
     let mut containers = client.containers().await?;
@@ -40,7 +44,7 @@ pub(super) async fn details(client: &mut Client, pod: &api::PodSandbox) -> anyho
         Some(Err(why)) => {
             text.push_str(&format!("The timeline of its start cannot be read: {}\n", printable(&why)))
         }
-        Some(Ok(stages)) => text.push_str(&chart::chart(&stages, columns())),
+        Some(Ok(stages)) => text.push_str(&chart::chart(&stages, columns(), all_stages)),
     }
     Ok(text)
 }

@@ -24,6 +24,9 @@ pub(crate) struct PodsArgs {
     /// The runtime's socket; any CRI runtime's will do. The configuration's, if not given.
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// Show every stage of its start, however short.
+    #[arg(long, requires = "pod")]
+    stages: bool,
     /// Show this pod alone: an ID or the beginning of one, a name, or namespace/name.
     #[arg(value_name = "POD")]
     pod: Option<String>,
@@ -38,7 +41,7 @@ pub(crate) async fn pods(args: PodsArgs) -> anyhow::Result<()> {
         Some(wanted) => {
             let pods = client.pods().await?;
             let pod = find(&pods, &wanted)?;
-            details::details(&mut client, pod).await?
+            details::details(&mut client, pod, args.stages).await?
         }
     };
     print!("{text}");

@@ -1,4 +1,5 @@
-//! The stages of a pod's start as the runtime tells them, made into what a chart shows: phases, nesting, waits.
+//! The stages of a pod's start as the runtime tells them, made into what a chart shows: phases, nesting, gaps, and what is
+//! too short to be shown one by one.
 
 use serde::Deserialize;
 
@@ -8,8 +9,11 @@ pub(super) const KEY: &str = "timeline";
 /// More stages than a pod's start has; the rest is not shown.
 const MOST: usize = 500;
 
-/// A wait that is longer than this begins a chart of its own: a restart hours later would leave no room for the start.
+/// A gap that is longer than this begins a chart of its own: a restart hours later would leave no room for the start.
 const PAUSE: i128 = 1_000_000_000;
+
+/// What takes less than this, and less than a hundredth of its phase, is short.
+const SHORT: i128 = 1_000_000;
 
 /// One stage. What a newer runtime adds is passed over.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -30,7 +34,7 @@ impl Stage {
     }
 }
 
-/// Stages without a long wait between them.
+/// Stages without a long gap between them.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Phase {
     /// When the first begins and the last ends, in nanoseconds since the epoch.
@@ -46,8 +50,10 @@ pub(super) struct Phase {
 pub(super) enum Row {
     /// A stage, and within how many others it lies.
     Stage(Stage, usize),
-    /// Nothing was under way from then on, for so long.
-    Wait(i128, i128),
+    /// No stage was under way from then on, for so long.
+    Gap(i128, i128),
+    /// So many short stages, in so long, which began then.
+    Short(usize, i128, i128),
 }
 
 /// Reads what the runtime tells.
@@ -69,7 +75,7 @@ pub(super) fn phases(stages: &[Stage]) -> Vec<Phase> {
         match phases.last_mut() {
             Some(phase) if start - phase.to <= PAUSE => {
                 if start > phase.to {
-                    phase.rows.push(Row::Wait(phase.to, start - phase.to));
+                    phase.rows.push(Row::Gap(phase.to, start - phase.to));
                 }
                 phase.busy += (end - start.max(phase.to)).max(0);
                 phase.to = phase.to.max(end);
@@ -90,6 +96,48 @@ pub(super) fn phases(stages: &[Stage]) -> Vec<Phase> {
         }
     }
     phases
+}
+
+impl Phase {
+    /// Short stages that follow one another become one row, with the gaps between them. Short gaps are left out, and short
+    /// stages within others.
+    pub(super) fn fold(&mut self) {
+        let limit = SHORT.min(((self.to - self.from) / 100).max(1));
+        let mut rows: Vec<Row> = Vec::new();
+        for row in std::mem::take(&mut self.rows) {
+            match &row {
+                Row::Gap(_, length) if *length < limit => continue,
+                Row::Stage(stage, depth) if stage.is_shorter_than(limit) => {
+                    if *depth > 0 {
+                        continue;
+                    }
+                    let end = stage.ends_at();
+                    // How many came just before, and when they began.
+                    let before = match rows.last() {
+                        Some(Row::Short(count, from, _)) => Some((*count, *from)),
+                        Some(Row::Stage(last, 0)) if last.is_shorter_than(limit) => {
+                            Some((1, i128::from(last.started_at)))
+                        }
+                        _ => None,
+                    };
+                    if let (Some((count, from)), Some(last)) = (before, rows.last_mut()) {
+                        *last = Row::Short(count + 1, from, end - from);
+                        continue;
+                    }
+                }
+                Row::Stage(..) | Row::Gap(..) | Row::Short(..) => {}
+            }
+            rows.push(row);
+        }
+        self.rows = rows;
+    }
+}
+
+impl Stage {
+    /// Whether it may go without a row; what failed is always shown.
+    fn is_shorter_than(&self, limit: i128) -> bool {
+        i128::from(self.duration_nanos) < limit && self.error.is_none()
+    }
 }
 
 #[cfg(test)]
@@ -115,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn stages_nest_by_their_times_and_waits_are_rows() {
+    fn stages_nest_by_their_times_and_gaps_are_rows() {
         let stages =
             [stage("inner", 10, 20), stage("outer", 0, 50), stage("after", 60, 40), stage("deep", 12, 5)];
         let [phase] = &phases(&stages)[..] else { panic!("one phase") };
@@ -124,10 +172,11 @@ mod tests {
             .iter()
             .map(|row| match row {
                 Row::Stage(stage, depth) => format!("{}{}", "-".repeat(*depth), stage.stage),
-                Row::Wait(at, length) => format!("wait {at}+{length}"),
+                Row::Gap(at, length) => format!("gap {at}+{length}"),
+                Row::Short(..) => "short".to_owned(),
             })
             .collect();
-        assert_eq!(shown, ["outer", "-inner", "--deep", "wait 50+10", "after"]);
+        assert_eq!(shown, ["outer", "-inner", "--deep", "gap 50+10", "after"]);
         assert_eq!((phase.from, phase.to, phase.busy), (0, 100, 90));
     }
 
@@ -140,7 +189,33 @@ mod tests {
     }
 
     #[test]
-    fn a_long_wait_begins_a_phase_of_its_own() {
+    fn what_is_short_is_counted_and_what_failed_is_shown() {
+        let mut failed = stage("failed", 20, 1);
+        failed.error = Some("no".into());
+        let stages = [
+            stage("a", 0, 1),
+            stage("b", 2, 2),
+            failed,
+            stage("long", 30, 970),
+            stage("within", 40, 1),
+            stage("c", 1000, 1),
+        ];
+        let mut phase = phases(&stages).remove(0);
+        phase.fold();
+        let shown: Vec<_> = phase
+            .rows
+            .iter()
+            .map(|row| match row {
+                Row::Stage(stage, _) => stage.stage.clone(),
+                Row::Gap(at, length) => format!("gap {at}+{length}"),
+                Row::Short(count, at, length) => format!("{count} short {at}+{length}"),
+            })
+            .collect();
+        assert_eq!(shown, ["2 short 0+4", "gap 4+16", "failed", "long", "c"]);
+    }
+
+    #[test]
+    fn a_long_gap_begins_a_phase_of_its_own() {
         let second = 1_000_000_000;
         let stages =
             [stage("pod", 0, 10), stage("later", 5 * second, 10), stage("soon", 5 * second + 500, 1)];

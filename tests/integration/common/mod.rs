@@ -9,6 +9,7 @@ pub mod registry;
 pub mod requests;
 pub mod session;
 pub mod tar;
+pub mod terminal;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};

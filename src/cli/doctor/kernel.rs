@@ -267,7 +267,8 @@ mod tests {
             change(&mut kernel);
             kernel
         };
-        let cases: [(&str, Outcome, &dyn Fn(&mut Kernel)); 11] = [
+        type Change<'a> = &'a dyn Fn(&mut Kernel);
+        let cases: [(&str, Outcome, Change<'_>); 11] = [
             ("kernel.version", Problem, &|kernel| kernel.release = "5.4.0".into()),
             ("kernel.version", Ok, &|kernel| kernel.release = "5.15.0".into()),
             ("kernel.calls", Problem, &|kernel| kernel.calls.openat2 = false),

@@ -153,7 +153,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("podd.toml");
         std::fs::write(&file, "log_level = \"loud\"\nsokcet = \"/x\"\n").unwrap();
-        let checks = examine(podd::config::load(Some(&file), &[])).await;
+        let checks = Box::pin(examine(podd::config::load(Some(&file), &[]))).await;
         let mistakes =
             checks.iter().filter(|check| check.id == "config" && check.outcome == Outcome::Problem);
         assert_eq!(mistakes.count(), 2, "{checks:#?}");

@@ -70,10 +70,12 @@
 //! | a thread of the exporter, where `[tracing]` names a collector | until shutdown | sends ended spans in batches |
 //! | [`pod::Pods::tend`] | for ever | undoes what could not be undone, removes what nobody asked for again, retries DELs |
 //! | [`runtime::reap_orphans`] | for ever | reaps orphans as they die, but for those that an exec waits for |
+//! | a thread of [`disk`] | from the first question that no quota answers | walks over writable layers, if somebody asks about them |
 //! | a thread of the image store | for ever | collects layers that nothing uses, empties `trash/` |
 //!
 //! # Channels and locks
 //!
+//! - Readers of events ([`pod::Events`]) share one bounded queue; a change and its event are made under its lock.
 //! - The states of a pod and of a container, and the phase of a stop, are `watch` channels: readers see what was published last
 //!   and wait for no operation.
 //! - Chunks of a layer and questions to a monitor go through bounded channels.

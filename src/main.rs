@@ -32,6 +32,12 @@ enum Command {
     Config(Sources),
     /// The images of this node: list, import, export, adopt, check.
     Images(cli::ImagesArgs),
+    /// The pods of this node; of one, its containers and where its start went.
+    Pods(cli::PodsArgs),
+    /// What pods and containers use, live.
+    Top(cli::TopArgs),
+    /// Check this node, and say what to do; exit status 1 if there is a problem.
+    Doctor(cli::DoctorArgs),
 }
 
 #[derive(Args, Clone)]
@@ -77,6 +83,12 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
         Command::Images(args) => {
             telemetry::start_plain(LogLevel::Warn);
             cli::images(args)
+        }
+        Command::Pods(args) => async_runtime()?.block_on(cli::pods(args)).map(|()| true),
+        Command::Top(args) => async_runtime()?.block_on(cli::top(args)).map(|()| true),
+        Command::Doctor(args) => {
+            telemetry::start_plain(LogLevel::Error);
+            cli::doctor(args)
         }
     }
 }

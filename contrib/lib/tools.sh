@@ -6,7 +6,7 @@
 
 CACHE=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/podd
 CRI_TOOLS_VERSION=v1.36.0
-GO_WANTED=1.26.2
+GO_WANTED=1.26.6
 CARGO_DENY_VERSION=0.20.2
 YOUKI_VERSION=0.7.0
 export CACHE
@@ -121,11 +121,11 @@ need_go() {
     echo "$CACHE/go/bin/go"
 }
 
-# The source directory of the pinned cri-tools module. `go install module@version` would ask the proxy for the list of
-# versions, which not every proxy serves; downloading the one version and building in it does not.
+# The source directory of the pinned cri-tools module, or of version $2. `go install module@version` would ask the proxy for
+# the list of versions, which not every proxy serves; downloading the one version and building in it does not.
 cri_tools_source() {
-    local go=$1 answer
-    answer=$("$go" mod download -json "sigs.k8s.io/cri-tools@$CRI_TOOLS_VERSION" 2>&1) || {
+    local go=$1 version=${2:-$CRI_TOOLS_VERSION} answer
+    answer=$("$go" mod download -json "sigs.k8s.io/cri-tools@$version" 2>&1) || {
         echo "$answer" >&2
         return 1
     }
@@ -143,21 +143,6 @@ need_crictl() {
         (cd "$source" && CGO_ENABLED=0 GOFLAGS='' GOTOOLCHAIN=local quietly "$go" build -mod=readonly -trimpath \
             -ldflags "-X sigs.k8s.io/cri-tools/pkg/version.Version=${CRI_TOOLS_VERSION#v}" \
             -o "$out.new" ./cmd/crictl) >&2 || return 1
-        mv "$out.new" "$out"
-    fi
-    echo "$out"
-}
-
-# Prints the path of critest, the conformance suite, built from the pinned module on first use.
-need_critest() {
-    local out=$CACHE/critest-$CRI_TOOLS_VERSION go source
-    if [ ! -x "$out" ]; then
-        go=$(need_go) || return 1
-        source=$(cri_tools_source "$go") && [ -n "$source" ] || return 1
-        mkdir -p "$CACHE"
-        echo "building critest $CRI_TOOLS_VERSION" >&2
-        (cd "$source" && CGO_ENABLED=0 GOFLAGS='' GOTOOLCHAIN=local quietly "$go" test -c -mod=readonly -trimpath \
-            -o "$out.new" ./cmd/critest) >&2 || return 1
         mv "$out.new" "$out"
     fi
     echo "$out"

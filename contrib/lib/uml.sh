@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs a command on a kernel with cgroup v2, whatever the host has: contrib/lib/uml.sh COMMAND...
+# Runs a command on a kernel with cgroup v2 and project quotas, whatever the host has: contrib/lib/uml.sh COMMAND...
 #
 # Debian's user-mode-linux is a kernel that runs as a process. It takes the host's files as its root, so the command sees
 # the same programs at the same places; /run, /dev and TMPDIR are its own and end with it. The command's output comes on
@@ -48,7 +48,7 @@ mount -t devpts -o ptmxmode=0666 devpts /dev/pts
 mount -t tmpfs shm /dev/shm
 ln -sfn /proc/self/fd /dev/fd
 ln -s /usr/lib/uml/modules /run/modules/lib/modules
-modprobe -d /run/modules -a overlay veth bridge
+modprobe -d /run/modules -a overlay veth bridge loop quota_v2
 ip link set lo up
 export TMPDIR=/run/tmp
 status=0

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::listeners::Listeners;
-use crate::log::{Batch, Lines, LogFile, Stamp, Stream};
+use crate::log::{Batch, Limits, Lines, LogFile, Stamp, Stream};
 use crate::sys::descriptor::{Poll, poll, readable_bytes};
 use crate::sys::memory::Buffer;
 
@@ -45,10 +45,10 @@ enum Taken {
 }
 
 impl Output {
-    pub(crate) fn new(log_path: &Path) -> io::Result<Self> {
+    pub(crate) fn new(log_path: &Path, limits: Limits) -> io::Result<Self> {
         Ok(Self {
             sources: [None, None],
-            log: LogFile::open(log_path)?,
+            log: LogFile::open(log_path, limits)?,
             batch: Batch::new()?,
             buffer: Buffer::new(READ)?,
             swollen: false,
@@ -117,13 +117,17 @@ impl Output {
         self.log.reopen()
     }
 
-    /// Whether [`Self::release`] has something to give back.
-    pub(crate) fn is_swollen(&self) -> bool {
-        self.swollen
+    /// Whether [`Self::rest`] has something to do.
+    pub(crate) fn wants_rest(&self) -> bool {
+        self.swollen || self.log.owes_report()
     }
 
-    /// Gives the memory of a burst back to the kernel. Nothing in the buffers is in use between two calls.
-    pub(crate) fn release(&mut self) {
+    /// After a burst: says what was dropped of it, and gives its memory back to the kernel. Nothing in the buffers is in use
+    /// between two calls.
+    pub(crate) fn rest(&mut self) {
+        if self.log.owes_report() {
+            self.log.report_dropped();
+        }
         self.batch.release();
         self.buffer.release();
         self.swollen = false;

@@ -13,6 +13,7 @@ use crate::control::{Closed, Connection};
 use crate::create::{Container, NotCreated, create, undo};
 use crate::exit::{OomCounter, write_record};
 use crate::failure::{Described, Failure, Staged};
+use crate::log::Limits;
 use crate::output::Output;
 use crate::reaper::Reaper;
 use crate::serve::{Ended, Service, shrink};
@@ -89,7 +90,7 @@ fn begin(
     oom_score: Option<&str>,
 ) -> Result<Service, NotCreated> {
     let (listener, _) = listen(&settings.state_dir, CONTROL_SOCKET).at(Stage::Control)?;
-    let mut output = Output::new(&settings.log_path)
+    let mut output = Output::new(&settings.log_path, Limits::of(settings))
         .described(format_args!("open {}", settings.log_path.display()))
         .at(Stage::Log)?;
     let Container { pid, start_time, streams, timing } = create(settings, daemon, reaper, oom_score)?;

@@ -23,7 +23,7 @@ use crate::sys::descriptor::{Poll, poll, resize_terminal};
 /// More connections than this at a time are not taken; the daemon needs one.
 const MAX_VISITORS: usize = 8;
 
-/// How long all must be quiet until the memory of a burst is given back.
+/// How long all must be quiet until a burst is over: its memory is given back, and what was dropped of it is reported.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// How long to wait when poll(2) itself fails.
@@ -66,9 +66,9 @@ impl Service {
     pub(crate) fn run(&mut self, reaper: &mut Reaper) -> Ended {
         loop {
             let mut awaited = self.awaited(reaper);
-            match poll(&mut awaited, self.output.is_swollen().then_some(QUIET)) {
+            match poll(&mut awaited, self.output.wants_rest().then_some(QUIET)) {
                 Ok(true) => {}
-                Ok(false) => self.output.release(),
+                Ok(false) => self.output.rest(),
                 // The kernel has no memory for the call. The container must not pay for that with its monitor.
                 Err(_) => thread::sleep(POLL_PAUSE),
             }

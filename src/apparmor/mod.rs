@@ -99,6 +99,11 @@ impl AppArmor {
         opened
     }
 
+    /// The same for a look from beside the daemon: nothing is loaded.
+    pub fn look(config: &AppArmorConfig) -> AppArmorFacts {
+        Self { profile: config.profile.clone() }.facts()
+    }
+
     /// What holds for a container that is made now; podd's own profile is brought back where it has gone.
     pub async fn prepare(&self) -> AppArmorFacts {
         let own = self.clone();

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 mod driver;
 mod limits;
+mod look;
 mod path;
 pub mod stats;
 mod tasks;
@@ -22,6 +23,7 @@ mod tests;
 mod tree;
 
 pub use driver::{Driver, NoSystemd};
+pub use look::Layout;
 pub use path::{CgroupPath, Location, is_systemd, location, parent, path_of_spec};
 
 /// Where cgroups are mounted.
@@ -42,12 +44,13 @@ pub enum CgroupMode {
 impl CgroupMode {
     /// What `/sys/fs/cgroup` is on this host.
     pub fn detect() -> Self {
-        const CGROUP2_MAGIC: u64 = 0x6367_7270;
-        match rustix::fs::statfs(ROOT) {
-            Ok(found) if u64::try_from(found.f_type).is_ok_and(|magic| magic == CGROUP2_MAGIC) => Self::V2,
-            _ => Self::V1,
-        }
+        if is_cgroup2(Path::new(ROOT)) { Self::V2 } else { Self::V1 }
     }
+}
+
+fn is_cgroup2(path: &Path) -> bool {
+    const CGROUP2_MAGIC: u64 = 0x6367_7270;
+    rustix::fs::statfs(path).is_ok_and(|found| u64::try_from(found.f_type) == Ok(CGROUP2_MAGIC))
 }
 
 /// An operation on a cgroup that failed.

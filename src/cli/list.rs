@@ -12,10 +12,7 @@ use podd::image::{self, Image};
 use serde_json::json;
 
 use super::pulls::{self, Pull};
-use super::table::{bytes, table};
-
-/// How many hexadecimal digits of an ID are shown (as crictl).
-const SHORT_ID: usize = 13;
+use super::table::{SHORT_ID, bytes, table};
 
 /// How often pulls are looked at.
 const REFRESH: Duration = Duration::from_secs(1);

@@ -1,17 +1,23 @@
-//! `podd images`: what an operator does with the images of a node from its command line.
+//! What an operator does with a node from its command line.
 //!
-//! Works on the image store itself, beside a running daemon or without one, and, but for a repair, never on the network. What
-//! the daemon alone knows, the pulls under way, it is asked for on its socket.
+//! `podd images` works on the image store itself, beside a running daemon or without one, and, but for a repair, never on the
+//! network. What the daemon alone knows, the pulls under way, it is asked for on its socket. `podd top` and `podd pods` only
+//! read, and speak nothing but the CRI; `podd doctor` looks at the node with what the daemon itself looks with.
 
 mod adopt;
 mod check;
+mod client;
+mod doctor;
 mod export;
 mod import;
 mod list;
+mod pods;
 mod pulls;
 mod table;
+mod top;
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
@@ -20,6 +26,10 @@ use podd::image;
 use podd::image::store::Store;
 
 use crate::Sources;
+
+pub(crate) use doctor::{DoctorArgs, doctor};
+pub(crate) use pods::{PodsArgs, pods};
+pub(crate) use top::{TopArgs, top};
 
 /// The arguments of `podd images`.
 #[derive(Args)]
@@ -58,6 +68,17 @@ pub(crate) fn images(args: ImagesArgs) -> anyhow::Result<bool> {
         Some(Action::Check(check)) => return crate::async_runtime()?.block_on(check::run(check, &config)),
     };
     done.map(|()| true)
+}
+
+/// The socket that was given, or else the configuration's, which is not read in vain.
+fn socket(given: Option<PathBuf>, sources: Sources) -> anyhow::Result<PathBuf> {
+    match given {
+        // As the kubelet and crictl write it.
+        Some(path) => {
+            Ok(path.strip_prefix("unix:").map_or(path.clone(), |path| PathBuf::from("/").join(path)))
+        }
+        None => Ok(sources.load()?.socket),
+    }
 }
 
 /// The image store of the configuration.

@@ -19,6 +19,8 @@ pub struct StreamingConfig {
     pub tls_key: PathBuf,
     /// Who signs the certificates that clients must show, in PEM; empty: they show none.
     pub tls_client_ca: PathBuf,
+    /// How long a session may be silent, in seconds.
+    pub idle_timeout_seconds: u64,
 }
 
 /// The Prometheus endpoint.
@@ -56,7 +58,13 @@ impl StreamingConfig {
     pub(super) fn defaults() -> Self {
         let none = PathBuf::new;
         let address = ([127, 0, 0, 1], 0).into();
-        Self { address, tls_cert: none(), tls_key: none(), tls_client_ca: none() }
+        Self {
+            address,
+            tls_cert: none(),
+            tls_key: none(),
+            tls_client_ca: none(),
+            idle_timeout_seconds: 4 * 3600,
+        }
     }
 
     pub(super) fn read(&mut self, reader: &mut Reader<'_>) {
@@ -66,6 +74,7 @@ impl StreamingConfig {
         reader.optional_path("tls_cert", &mut self.tls_cert);
         reader.optional_path("tls_key", &mut self.tls_key);
         reader.optional_path("tls_client_ca", &mut self.tls_client_ca);
+        reader.number("idle_timeout_seconds", 1..=365 * 86_400, &mut self.idle_timeout_seconds);
     }
 
     pub(super) fn render(&self, page: &mut Page) {
@@ -78,6 +87,7 @@ impl StreamingConfig {
             print::path(&self.tls_client_ca),
             "PEM: clients need certificates; empty: not",
         );
+        page.key("idle_timeout_seconds", self.idle_timeout_seconds, "a silent session is ended");
     }
 }
 

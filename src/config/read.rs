@@ -158,6 +158,19 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A whole number that is not below the least, or 0, which stands for none.
+    pub(super) fn number_or_none(&mut self, key: &'static str, least: u64, target: &mut u64) {
+        match self.take(key) {
+            None => {}
+            Some(Value::Integer(n)) if u64::try_from(n).is_ok_and(|n| n == 0 || n >= least) => {
+                *target = n.unsigned_abs();
+            }
+            Some(other) => {
+                self.problem(key, format!("{other} is neither 0 nor a whole number from {least} on"));
+            }
+        }
+    }
+
     /// `host:port` with a numeric host, or an empty text for none.
     pub(super) fn address(&mut self, key: &'static str, target: &mut Option<SocketAddr>) {
         let Some(text) = self.text(key) else { return };

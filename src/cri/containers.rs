@@ -3,12 +3,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use serde_json::json;
 use tonic::Status;
 
 use super::{Service, error, render, validate};
 use crate::api;
-use crate::pod::Container;
+use crate::pod::{Container, ContainerView};
 
 impl Service {
     pub(super) async fn create_container(
@@ -86,8 +85,8 @@ impl Service {
         let found = self.pods.container(&request.container_id);
         let container = found.map_err(|e| error::pod("ContainerStatus", e))?;
         Ok(api::ContainerStatusResponse {
-            status: Some(render::container_status(&container)),
             info: if request.verbose { self.container_info(&container) } else { HashMap::new() },
+            status: Some(render::container_status(&ContainerView::of(container))),
         })
     }
 
@@ -106,16 +105,7 @@ impl Service {
     }
 
     fn container_info(&self, container: &Container) -> HashMap<String, String> {
-        let facts = &container.facts;
-        let info = json!({
-            "sandboxID": facts.name.pod,
-            "pid": container.pid(),
-            "runtime": facts.runtime,
-            "cgroup": facts.cgroup,
-            "config": facts.config,
-            "runtimeSpec": self.pods.runtime_spec(&facts.id),
-        });
-        HashMap::from([("info".to_owned(), info.to_string())])
+        HashMap::from([("info".to_owned(), self.container_json(container).to_string())])
     }
 }
 

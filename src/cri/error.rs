@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind};
 use tonic::{Code, Status};
 
 use crate::image::{ImageError, ImageErrorKind};
-use crate::pod::{PodError, chain};
+use crate::pod::{EventsError, PodError, chain};
 
 /// The longest message that is sent, in bytes; gRPC carries it in a header, which clients bound.
 const MESSAGE_MAX: usize = 4096;
@@ -57,6 +57,15 @@ pub(super) fn pod(rpc: &'static str, error: impl Borrow<PodError>) -> Status {
 /// A failed operation of an image as the client gets it.
 pub(super) fn image(rpc: &'static str, error: &ImageError) -> Status {
     answer(rpc, image_code(error.kind()), word(error.kind()), error)
+}
+
+/// Why a client gets no events, or no more of them.
+pub(super) fn events(error: EventsError) -> Status {
+    let code = match error {
+        EventsError::TooMany | EventsError::TooSlow => Code::ResourceExhausted,
+        EventsError::Stopping => Code::Unavailable,
+    };
+    answer("GetContainerEvents", code, None, &error)
 }
 
 /// The word by which the kubelet tells a failure apart.

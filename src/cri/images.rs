@@ -4,11 +4,10 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::pin::Pin;
 
-use serde_json::json;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
-use super::{Service, error, render, stream};
+use super::{Service, error, render, stream, verbose};
 use crate::api;
 use crate::api::image_service_server::ImageService;
 use crate::image::store::Usage;
@@ -118,6 +117,5 @@ fn named(field: &str, spec: Option<api::ImageSpec>) -> Result<String, Status> {
 }
 
 fn image_info(image: &Image) -> HashMap<String, String> {
-    let info = json!({ "chainIDs": image.chain, "imageSpec": image.config });
-    HashMap::from([("info".to_owned(), info.to_string())])
+    HashMap::from([("info".to_owned(), verbose::image_json(image).to_string())])
 }

@@ -70,9 +70,13 @@ impl Service {
             json!({ "podSandboxes": self.pods.pods().len(), "containers": self.pods.containers().len() });
         HashMap::from([
             ("config".to_owned(), json!(self.pods.config()).to_string()),
+            ("cniconfig".to_owned(), self.cni_config_json().to_string()),
+            ("lastCNILoadStatus".to_owned(), json!(self.cni_load_status()).to_string()),
+            ("rust".to_owned(), json!(env!("PODD_RUSTC")).to_string()),
             ("objects".to_owned(), counts.to_string()),
             ("confinement".to_owned(), self.pods.confinement().to_string()),
             ("apparmor".to_owned(), self.apparmor_info().to_string()),
+            ("events".to_owned(), json!(self.pods.events().numbers()).to_string()),
             ("pulls".to_owned(), json!(self.pods.images().pulls()).to_string()),
             ("pullTotals".to_owned(), json!(self.pods.images().pull_totals()).to_string()),
         ])

@@ -6,6 +6,7 @@
 mod authority;
 mod containers;
 mod error;
+mod events;
 mod images;
 mod info;
 pub(crate) mod listen;
@@ -19,6 +20,7 @@ mod stats;
 mod stream;
 mod streaming;
 mod validate;
+mod verbose;
 
 use std::future::Future;
 use std::path::Path;
@@ -42,7 +44,7 @@ use operations::Operations;
 const MESSAGE_MAX: usize = 16 << 20;
 /// How long a stopping daemon waits for the operations under way: a little more than a stop's usual grace.
 const DRAIN: Duration = Duration::from_secs(40);
-/// How long it waits after that for connections to close; watchers never do.
+/// How long it waits after that for connections to close; clients that watch something may never do.
 const CLOSE: Duration = Duration::from_secs(1);
 
 /// The server failed.
@@ -72,6 +74,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let listener = listen::bind(socket)?;
+    let events = pods.events().clone();
     let service = Service { pods, streaming, operations: Operations::default() };
     let operations = service.operations.clone();
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -103,6 +106,8 @@ pub async fn serve(
             DRAIN.as_secs()
         );
     }
+    // Now that nothing happens any more.
+    events.close();
     let _ = tokio::time::timeout(CLOSE, &mut server).await;
     server.abort();
     Ok(())

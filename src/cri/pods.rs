@@ -7,7 +7,7 @@ use tonic::Status;
 
 use super::{Service, error, render, validate};
 use crate::api;
-use crate::pod::{Pod, PodResources, PodUpdate};
+use crate::pod::{ContainerView, Pod, PodResources, PodUpdate, PodView};
 
 impl Service {
     pub(super) async fn run_pod_sandbox(&self, request: api::RunPodSandboxRequest) -> Result<String, Status> {
@@ -48,15 +48,14 @@ impl Service {
         request: &api::PodSandboxStatusRequest,
     ) -> Result<api::PodSandboxStatusResponse, Status> {
         let pod = self.pods.pod(&request.pod_sandbox_id).map_err(|e| error::pod("PodSandboxStatus", e))?;
-        let containers = self.pods.containers_of(&pod.facts.id);
+        // Before the states are looked at: whoever orders them by this time must not take them for newer than they are.
+        let timestamp = self.pods.events().tick();
+        let containers = self.pods.containers_of(&pod.facts.id).into_iter().map(ContainerView::of);
         Ok(api::PodSandboxStatusResponse {
-            status: Some(render::pod_status(&pod)),
             info: if request.verbose { self.pod_info(&pod) } else { HashMap::new() },
-            containers_statuses: containers
-                .iter()
-                .map(|container| render::container_status(container))
-                .collect(),
-            timestamp: crate::pod::now(),
+            containers_statuses: containers.map(|view| render::container_status(&view)).collect(),
+            status: Some(render::pod_status(&PodView::of(pod))),
+            timestamp,
         })
     }
 
@@ -64,23 +63,17 @@ impl Service {
         let filter = filter.unwrap_or_default();
         let wanted = |pod: &Pod| {
             pod.facts.id.as_str().starts_with(&filter.id)
-                && filter.state.is_none_or(|state| state.state() == render::pod_state(pod))
+                && filter.state.is_none_or(|state| state.state() == render::pod_state(&pod.state()))
                 && render::selected(&pod.facts.config.labels, &filter.label_selector)
         };
         self.pods.pods().iter().filter(|pod| wanted(pod)).map(|pod| render::pod_item(pod)).collect()
     }
 
     fn pod_info(&self, pod: &Pod) -> HashMap<String, String> {
-        let info = json!({
-            "runtimeHandler": pod.facts.handler,
-            "cgroup": pod.facts.cgroup,
-            "selinuxLevel": pod.facts.selinux_level,
-            "resources": pod.resources(),
-            "limitedBy": if pod.facts.made_cgroup.is_some() { "podd" } else { "client" },
-            "config": pod.facts.config,
-            "network": pod.state(),
-        });
         let timeline = json!(pod.timeline.entries());
-        HashMap::from([("info".to_owned(), info.to_string()), ("timeline".to_owned(), timeline.to_string())])
+        HashMap::from([
+            ("info".to_owned(), self.pod_json(pod).to_string()),
+            ("timeline".to_owned(), timeline.to_string()),
+        ])
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::api;
 use crate::image::Image;
-use crate::pod::{Container, ContainerState, Pod, PodState};
+use crate::pod::{Container, ContainerState, ContainerView, Event, EventKind, Pod, PodState, PodView};
 
 /// What the status of a running container says when its monitor has died.
 const UNWATCHED: &str = "its monitor has died: its output is lost, and its exit code will be; start it anew";
@@ -19,8 +19,8 @@ pub(super) fn pod_metadata(pod: &Pod) -> Option<api::PodSandboxMetadata> {
     })
 }
 
-pub(super) fn pod_state(pod: &Pod) -> api::PodSandboxState {
-    match pod.state() {
+pub(super) fn pod_state(state: &PodState) -> api::PodSandboxState {
+    match state {
         PodState::Ready { .. } => api::PodSandboxState::SandboxReady,
         PodState::NotReady => api::PodSandboxState::SandboxNotready,
     }
@@ -30,7 +30,7 @@ pub(super) fn pod_item(pod: &Pod) -> api::PodSandbox {
     api::PodSandbox {
         id: pod.facts.id.to_string(),
         metadata: pod_metadata(pod),
-        state: pod_state(pod).into(),
+        state: pod_state(&pod.state()).into(),
         created_at: pod.facts.created_at,
         labels: pod.facts.config.labels.clone(),
         annotations: pod.facts.config.annotations.clone(),
@@ -38,9 +38,10 @@ pub(super) fn pod_item(pod: &Pod) -> api::PodSandbox {
     }
 }
 
-pub(super) fn pod_status(pod: &Pod) -> api::PodSandboxStatus {
-    let mut ips = match pod.state() {
-        PodState::Ready { ips } => ips.into_iter().map(|ip| ip.to_string()).collect(),
+pub(super) fn pod_status(view: &PodView) -> api::PodSandboxStatus {
+    let (pod, state) = (&view.pod, &view.state);
+    let mut ips = match state {
+        PodState::Ready { ips } => ips.iter().map(ToString::to_string).collect(),
         PodState::NotReady => Vec::new(),
     }
     .into_iter();
@@ -52,7 +53,7 @@ pub(super) fn pod_status(pod: &Pod) -> api::PodSandboxStatus {
     api::PodSandboxStatus {
         id: pod.facts.id.to_string(),
         metadata: pod_metadata(pod),
-        state: pod_state(pod).into(),
+        state: pod_state(state).into(),
         created_at: pod.facts.created_at,
         network: Some(network),
         linux: Some(api::LinuxPodSandboxStatus { namespaces: Some(namespaces) }),
@@ -91,13 +92,13 @@ pub(super) fn container_item(container: &Container) -> api::Container {
     }
 }
 
-pub(super) fn container_status(container: &Container) -> api::ContainerStatus {
+pub(super) fn container_status(view: &ContainerView) -> api::ContainerStatus {
+    let (container, state) = (&view.container, &view.state);
     let facts = &container.facts;
-    let state = container.state();
     let mut status = api::ContainerStatus {
         id: facts.id.to_string(),
         metadata: container_metadata(container),
-        state: container_state(&state).into(),
+        state: container_state(state).into(),
         created_at: facts.created_at,
         image: facts.config.image.as_ref().map(as_the_user_wrote_it),
         image_ref: facts.image.to_string(),
@@ -105,29 +106,48 @@ pub(super) fn container_status(container: &Container) -> api::ContainerStatus {
         annotations: facts.config.annotations.clone(),
         mounts: mounts(container),
         log_path: facts.log_path.to_string_lossy().into_owned(),
-        resources: container
-            .resources()
+        resources: view
+            .updated
+            .as_deref()
+            .or_else(|| facts.config.linux.as_ref()?.resources.as_ref())
+            .cloned()
             .map(|resources| api::ContainerResources { linux: Some(resources), windows: None }),
         image_id: facts.image.to_string(),
         user: Some(api::ContainerUser { linux: Some(facts.user.clone()) }),
         stop_signal: facts.cri_signal().into(),
         ..Default::default()
     };
-    if container.is_unwatched() {
+    if view.unwatched {
         UNWATCHED.clone_into(&mut status.message);
     }
     match state {
         ContainerState::Created => {}
-        ContainerState::Running { started_at } => status.started_at = started_at,
+        ContainerState::Running { started_at } => status.started_at = *started_at,
         ContainerState::Exited(exit) => {
             status.started_at = exit.started_at;
             status.finished_at = exit.finished_at;
             status.exit_code = exit.code;
             status.reason = exit.reason.as_str().to_owned();
-            status.message = exit.message;
+            status.message.clone_from(&exit.message);
         }
     }
     status
+}
+
+pub(super) fn event(event: &Event) -> api::ContainerEventResponse {
+    let kind = match event.kind {
+        EventKind::Created => api::ContainerEventType::ContainerCreatedEvent,
+        EventKind::Started => api::ContainerEventType::ContainerStartedEvent,
+        EventKind::Stopped => api::ContainerEventType::ContainerStoppedEvent,
+        EventKind::Deleted => api::ContainerEventType::ContainerDeletedEvent,
+    };
+    api::ContainerEventResponse {
+        container_id: event.id.clone(),
+        container_event_type: kind.into(),
+        created_at: event.at,
+        pod_sandbox_status: Some(pod_status(&event.pod)),
+        containers_statuses: event.containers.iter().map(container_status).collect(),
+    }
 }
 
 /// The mounts as they were asked for, and of an image which one it is.

@@ -243,7 +243,7 @@ impl RuntimeService for Service {
         &self,
         _: Request<GetEventsRequest>,
     ) -> Answer<Self::GetContainerEventsStream> {
-        error::unimplemented("GetContainerEvents")
+        self.container_events().map(Response::new)
     }
 
     async fn list_metric_descriptors(

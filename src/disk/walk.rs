@@ -40,7 +40,7 @@ impl Sum {
             _ => u128::from(stat.st_nlink).max(1),
         };
         let blocks = u128::from(stat.st_blocks.unsigned_abs());
-        self.bytes += (blocks * 512 << 32) / names;
+        self.bytes += ((blocks * 512) << 32) / names;
         self.inodes += (1 << 32) / names;
     }
 

@@ -30,6 +30,9 @@ const DAEMON_ENVIRONMENT: [&str; 6] =
 const LOCK_ATTEMPTS: u32 = 5;
 const LOCK_PAUSE: Duration = Duration::from_millis(2);
 
+/// The minor version of the protocol from which on a monitor knows of limits of its log.
+const LIMITS_LOGS: u16 = 2;
+
 /// A monitor to be started.
 #[derive(Debug, Clone)]
 pub struct Launch {
@@ -96,7 +99,13 @@ async fn converse(stream: UnixStream, settings: &Settings) -> Result<Created, Mo
     let (mut warnings, mut timing) = (Vec::new(), None);
     loop {
         match wire.report().await? {
-            Some(Report::Hello(version)) => check(version)?,
+            Some(Report::Hello(version)) => {
+                check(version)?;
+                if version.minor < LIMITS_LOGS && settings.log_size_max.max(settings.log_rate) > 0 {
+                    let container = &settings.container_id;
+                    tracing::warn!(container, %version, "the monitor is too old to limit the container's log");
+                }
+            }
             Some(Report::Warning(text)) => {
                 tracing::warn!(container = settings.container_id, text, "the monitor warns");
                 warnings.push(text);

@@ -31,6 +31,8 @@ use podd_monitor::protocol::{CONTROL_SOCKET, LOCK_FILE, ProtocolError, Stage};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 
+use crate::id::ContainerId;
+
 pub use attach::{Attached, attach};
 pub use connection::{Ended, InitState, Monitor};
 pub use exit::{ExitRecord, read_exit};
@@ -109,6 +111,29 @@ pub fn is_alive(state_dir: &Path) -> io::Result<bool> {
         Ok(()) => Ok(false),
         Err(TryLockError::WouldBlock) => Ok(true),
         Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// The container of a monitor by the monitor's command line, as /proc has it; `None` where it is none.
+pub fn container_of(command_line: &[u8]) -> Option<ContainerId> {
+    let mut words = command_line.split(|byte| *byte == 0);
+    let program = words.next()?.rsplit(|byte| *byte == b'/').next()?;
+    match (program, words.next()?) {
+        (b"podd-monitor", b"run") => std::str::from_utf8(words.next()?).ok()?.parse().ok(),
+        _ => None,
+    }
+}
+
+/// The protocol that a monitor's binary names when it is asked for its version, and whether this daemon speaks it.
+pub fn speaks(version_line: &str) -> Result<(), String> {
+    let protocol = version_line.trim().rsplit_once("(protocol ").and_then(|(_, rest)| rest.strip_suffix(')'));
+    let major: Option<u16> = protocol.and_then(|version| version.split('.').next()?.parse().ok());
+    match (protocol, major) {
+        (Some(_), Some(major)) if major == protocol::VERSION.major => Ok(()),
+        (Some(version), Some(_)) => {
+            Err(format!("it speaks protocol {version}, this podd {}", protocol::VERSION))
+        }
+        _ => Err("it does not say its protocol".to_owned()),
     }
 }
 

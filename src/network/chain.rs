@@ -8,9 +8,12 @@ use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use futures_util::future::join_all;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
+use super::LOOPBACK;
 use super::config::{CniVersion, MissingPlugin, NetworkList, PluginConfig};
 use super::error::{Command, Failure, PluginError};
 use super::plugin::{Run, printable};
@@ -18,9 +21,6 @@ use super::records::Record;
 use super::result::PodNetwork;
 use crate::id::PodId;
 use crate::telemetry;
-
-/// The plugin that is built in.
-const LOOPBACK: &str = "loopback";
 
 /// A plugin's configuration and binary.
 type Step<'a> = (&'a PluginConfig, PathBuf);
@@ -112,6 +112,24 @@ impl<'a> Chain<'a> {
         Ok(())
     }
 
+    /// Asks every plugin which versions it speaks, all at once, since none of them does anything.
+    pub(super) async fn versions(
+        &self,
+        deadline: Instant,
+    ) -> Vec<(String, Result<Vec<String>, PluginError>)> {
+        let environment = [("CNI_PATH", self.search.clone())];
+        let ask = |step| {
+            let environment = &environment;
+            async move {
+                let (plugin, _): &Step<'_> = step;
+                let config = self.config(plugin, None, None);
+                let run = self.run(step, Command::Version, environment, config, deadline, read_versions);
+                (plugin.kind().to_owned(), run.await)
+            }
+        };
+        join_all(self.plugins.iter().map(ask)).await
+    }
+
     /// One plugin; `read` judges its output.
     async fn run<T>(
         &self,
@@ -184,6 +202,18 @@ fn read_result(output: &[u8]) -> Result<PodNetwork, Failure> {
         .map_err(|reason| Failure::Result { reason, stdout: printable(output) })
 }
 
-fn is_program(path: &Path) -> bool {
+/// What VERSION printed, if it is an answer.
+fn read_versions(output: &[u8]) -> Result<Vec<String>, Failure> {
+    #[derive(Deserialize)]
+    struct Answer {
+        #[serde(rename = "supportedVersions")]
+        supported: Vec<String>,
+    }
+    serde_json::from_slice::<Answer>(output)
+        .map(|answer| answer.supported.into_iter().map(|version| printable(version.as_bytes())).collect())
+        .map_err(|e| Failure::Result { reason: e.to_string(), stdout: printable(output) })
+}
+
+pub(super) fn is_program(path: &Path) -> bool {
     path.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }

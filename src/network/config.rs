@@ -219,7 +219,7 @@ impl ConfigDir {
 
     fn select(&self, listing: &Listing) -> Selected {
         let mut reasons = Vec::new();
-        for Entry { path, .. } in listing.0.iter().filter(|entry| entry.path.parent() == Some(&self.path)) {
+        for path in listing.candidates(&self.path) {
             match load(path) {
                 Ok(list) => {
                     tracing::info!(file = %path.display(), network = list.name, skipped = ?reasons, "pod network selected");
@@ -256,6 +256,12 @@ impl Listing {
         Ok(Self(entries))
     }
 
+    /// Those that may be networks: what lies deeper belongs to one of them.
+    fn candidates<'a>(&'a self, directory: &'a Path) -> impl Iterator<Item = &'a Path> {
+        let paths = self.0.iter().map(|entry| entry.path.as_path());
+        paths.filter(move |path| path.parent() == Some(directory))
+    }
+
     fn collect(directory: &Path, descend: bool, entries: &mut Vec<Entry>) -> io::Result<()> {
         for path in fs::read_dir(directory)? {
             let path = path?.path();
@@ -275,6 +281,12 @@ impl Listing {
         }
         Ok(())
     }
+}
+
+/// The files of a directory that may be networks, in the order in which they are tried.
+pub(super) fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let listing = Listing::of(directory)?;
+    Ok(listing.candidates(directory).map(Path::to_owned).collect())
 }
 
 fn has_extension(path: &Path, extensions: &[&str]) -> bool {
@@ -300,7 +312,7 @@ struct Header {
     plugins: Vec<Map<String, Value>>,
 }
 
-fn load(path: &Path) -> Result<NetworkList, InvalidConfig> {
+pub(super) fn load(path: &Path) -> Result<NetworkList, InvalidConfig> {
     let bytes = read(path)?;
     let header: Header = serde_json::from_slice(&bytes)?;
     check_name(&header.name)?;

@@ -78,6 +78,7 @@ pub enum Command {
     Del,
     Gc,
     Status,
+    Version,
 }
 
 impl Command {
@@ -88,6 +89,7 @@ impl Command {
             Self::Del => "DEL",
             Self::Gc => "GC",
             Self::Status => "STATUS",
+            Self::Version => "VERSION",
         }
     }
 
@@ -98,6 +100,7 @@ impl Command {
             Self::Del => "running CNI DEL",
             Self::Gc => "running CNI GC",
             Self::Status => "running CNI STATUS",
+            Self::Version => "running CNI VERSION",
         }
     }
 }

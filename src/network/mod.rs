@@ -23,15 +23,17 @@ mod records;
 mod result;
 mod retry;
 mod stragglers;
+mod survey;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use serde_json::Value;
 use tokio::sync::{OwnedMutexGuard, RwLock};
 use tokio::time::Instant;
 
@@ -41,6 +43,7 @@ pub use self::config::{CniVersion, InvalidConfig, MissingPlugin, NetworkList, No
 pub use self::error::{Command, Failure, NetworkError, PluginError};
 pub use self::links::{Link, Links, Traffic};
 pub use self::result::{Interface, PodNetwork, Route};
+pub use self::survey::{PluginAnswer, Survey};
 
 use self::chain::Chain;
 use self::config::ConfigDir;
@@ -48,9 +51,13 @@ use self::records::{Record, Records};
 use self::retry::Retries;
 use crate::config::NetworkConfig;
 use crate::id::PodId;
+use crate::sys::namespace::is_pinned;
 
 /// The pod's interface, as Kubernetes has it.
 const INTERFACE: &str = "eth0";
+
+/// The plugin that is built in.
+const LOOPBACK: &str = "loopback";
 
 /// How many left-over attachments are released at a time: plugins of one network wait for each other's locks anyway.
 const PARALLEL_RELEASES: usize = 4;
@@ -119,6 +126,16 @@ impl Network {
         let list = self.0.config.current()?;
         Chain::resolve(&list, &self.0.plugin_dirs)?;
         Ok(())
+    }
+
+    /// The network of new pods.
+    pub fn current(&self) -> Result<Arc<NetworkList>, NotReady> {
+        self.0.config.current()
+    }
+
+    /// What ADD gave for a pod, while it is attached; a file is read.
+    pub fn result(&self, pod: &PodId) -> Option<Value> {
+        self.0.records.read_result(pod)
     }
 
     /// As [`Self::status`], and asks the plugins themselves where the network's version has that (CNI 1.1 `STATUS`).
@@ -267,7 +284,7 @@ impl Network {
         let Some((record, result)) = self.0.records.load(pod).await? else { return Ok(()) };
         let chain = Chain::resolve(&record.network, &self.0.plugin_dirs)?;
         let deadline = Instant::now() + self.0.timeouts.del;
-        chain.del(&record, result.as_ref(), is_namespace(&record.netns), deadline).await?;
+        chain.del(&record, result.as_ref(), is_pinned(&record.netns), deadline).await?;
         Ok(self.0.records.remove(pod).await?)
     }
 
@@ -281,12 +298,6 @@ impl Network {
         };
         lock.lock_owned().await
     }
-}
-
-/// Whether a namespace is pinned there, and not just the file of a pin that is gone.
-fn is_namespace(path: &Path) -> bool {
-    const NSFS_MAGIC: u64 = 0x6e73_6673;
-    rustix::fs::statfs(path).is_ok_and(|found| u64::try_from(found.f_type) == Ok(NSFS_MAGIC))
 }
 
 /// An error with all its causes, for the log.

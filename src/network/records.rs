@@ -84,6 +84,11 @@ impl Records {
         blocking(path.clone(), move || record::write(&path, &result, Durability::Process)).await
     }
 
+    /// What ADD gave, if it is there and whole.
+    pub(super) fn read_result(&self, pod: &PodId) -> Option<Value> {
+        record::read(&self.result(pod)).unwrap_or_default()
+    }
+
     /// The intent, and the result where there is one that is whole.
     pub(super) async fn load(&self, pod: &PodId) -> Result<Option<(Record, Option<Value>)>, RecordError> {
         let (intent, result) = (self.intent(pod), self.result(pod));

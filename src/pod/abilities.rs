@@ -1,6 +1,7 @@
 //! What the node can do of what a client may ask for: by its runtimes and by its kernel. Asked in the background once the
 //! daemon runs, so that Status knows it soon; a runtime that is not there yet is asked again until it is.
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::error::chain;
@@ -51,15 +52,8 @@ impl Pods {
     /// Whether pods can have user namespaces of their own, or else why not.
     async fn user_namespaces(&self) -> Result<(), String> {
         let ask = || async {
-            let (major, minor) = KERNEL;
-            if !kernel::is_at_least(major, minor) {
-                return Err(format!("they need Linux {major}.{minor}; this is {}", kernel::release()));
-            }
             let root = self.config.root.clone();
-            let shown = root.display().to_string();
-            let mapped = sys::blocking(move || namespace::maps_owners(&root)).await;
-            mapped
-                .map_err(|e| format!("the file system of {shown} cannot be mounted with mapped owners: {e}"))
+            sys::blocking(move || user_namespaces_on(&root)).await
         };
         self.user_namespaces.get_or_init(ask).await.clone()
     }
@@ -71,4 +65,15 @@ impl Pods {
             PodError::invalid(field, format!("no user namespace for hostUsers: false on this node: {why}"))
         })
     }
+}
+
+/// Whether pods whose files lie below `root` can have user namespaces of their own, or else why not. Blocks; needs root.
+pub fn user_namespaces_on(root: &Path) -> Result<(), String> {
+    let (major, minor) = KERNEL;
+    if !kernel::is_at_least(major, minor) {
+        return Err(format!("they need Linux {major}.{minor}; this is {}", kernel::release()));
+    }
+    let refused =
+        |e| format!("the file system of {} cannot be mounted with mapped owners: {e}", root.display());
+    namespace::maps_owners(root).map_err(refused)
 }

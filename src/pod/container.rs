@@ -145,6 +145,9 @@ pub struct Container {
     pub(super) gauge: Mutex<Gauge>,
     claimed: AtomicBool,
     unwatched: AtomicBool,
+    /// Whether a start is under way, which then tells of an end that it overtakes. Changed only while an event could be.
+    starting: AtomicBool,
+    removing: AtomicBool,
 }
 
 impl Container {
@@ -167,6 +170,8 @@ impl Container {
             gauge: Mutex::default(),
             claimed: AtomicBool::new(false),
             unwatched: AtomicBool::new(false),
+            starting: AtomicBool::new(false),
+            removing: AtomicBool::new(false),
         }
     }
 
@@ -218,6 +223,30 @@ impl Container {
     /// Whether the init lives without its monitor.
     pub fn is_unwatched(&self) -> bool {
         self.unwatched.load(Ordering::Relaxed) && !matches!(*self.state.borrow(), ContainerState::Exited(_))
+    }
+
+    /// A start begins, if it can; the state before it.
+    pub(super) fn begin_start(&self) -> ContainerState {
+        let state = self.state();
+        self.starting.store(state == ContainerState::Created, Ordering::Relaxed);
+        state
+    }
+
+    pub(super) fn end_start(&self) {
+        self.starting.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_starting(&self) -> bool {
+        self.starting.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_removing(&self, removing: bool) {
+        self.removing.store(removing, Ordering::Relaxed);
+    }
+
+    /// Whether its removal is under way.
+    pub fn is_removing(&self) -> bool {
+        self.removing.load(Ordering::Relaxed)
     }
 
     /// A client has received the ID (B2).

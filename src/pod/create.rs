@@ -110,13 +110,10 @@ impl Pods {
         match made {
             Ok(created) => {
                 tracing::info!(container = %id, pod = %pod.facts.id, name = %draft.facts.name, "container is created");
-                self.adopt(
-                    draft.facts,
-                    &pod,
-                    created.process,
-                    ContainerState::Created,
-                    Some(created.monitor),
-                );
+                let (process, monitor) = (created.process, Some(created.monitor));
+                let container =
+                    Container::new(draft.facts, Arc::clone(&pod), process, ContainerState::Created, monitor);
+                self.adopt(container);
                 Ok(id)
             }
             Err(error) => {
@@ -337,6 +334,9 @@ impl Pods {
         Settings {
             stdin: facts.config.stdin,
             log_path: facts.log_path.clone(),
+            log_size_max: self.config.monitor.log_size_max,
+            log_rate: self.config.monitor.log_rate,
+            log_rate_burst: self.config.monitor.log_rate_burst,
             directories: self.declared_volumes(&draft.image),
             links: volumes::links(),
             ..self.settings(draft.runtime, bundle)

@@ -9,6 +9,7 @@ use std::time::Duration;
 use oci_spec::runtime::Process as SpecProcess;
 use serde::Deserialize;
 use tokio::net::TcpStream;
+use tracing::Instrument;
 
 use super::Pods;
 use super::container::{Container, StopPhase};
@@ -53,7 +54,8 @@ impl Pods {
         let (facts, dir) = (&container.facts, self.paths.container(&container.facts.id).dir);
         let runtime = self.runtime(&facts.runtime).await?;
         let stage = Stage::begin("running a command with the runtime", &facts.name);
-        match runtime.exec_sync(facts.id.as_str(), &process, &dir, timeout).await {
+        let running = runtime.exec_sync(facts.id.as_str(), &process, &dir, timeout);
+        match running.instrument(container.span()).await {
             Err(ExecError::Timeout { .. }) => Err(PodError::ExecTimeout {
                 id: facts.id.to_string(),
                 command: command.first().cloned().unwrap_or_default(),
@@ -74,7 +76,7 @@ impl Pods {
         let (facts, dir) = (&container.facts, self.paths.container(&container.facts.id).dir);
         let runtime = self.runtime(&facts.runtime).await?;
         let stage = Stage::begin("running a command with the runtime", &facts.name);
-        stage.check(runtime.exec(facts.id.as_str(), &process, &dir, wants).await)
+        stage.check(runtime.exec(facts.id.as_str(), &process, &dir, wants).instrument(container.span()).await)
     }
 
     /// Whether a command can be run in a container now.

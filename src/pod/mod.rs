@@ -18,6 +18,7 @@
 //!   stage.rs                                                what takes time, measured and named
 //!   abilities.rs stats/                                     what the node and its runtimes can do; what pods use
 //!   watch.rs background.rs recovery/                        exits, what is tried again, what a restart finds
+//!   events/ inspect.rs                                      what happens, told to whoever listens; what else can be seen
 //! ```
 
 mod abilities;
@@ -29,9 +30,12 @@ mod container;
 mod create;
 mod devices;
 mod error;
+mod events;
 mod exec;
 mod index;
+mod inspect;
 mod layer;
+pub mod leftovers;
 mod limits;
 mod names;
 mod paths;
@@ -71,16 +75,20 @@ use crate::runtime::Runtime;
 use crate::spec::{Base, HostFacts};
 use crate::sys;
 use crate::sys::process::BootId;
+pub use abilities::user_namespaces_on;
 use background::Unwanted;
 use confine::Confinement;
 pub use container::{Container, ContainerFacts, ContainerName, ContainerRequest};
 use error::Stage;
 pub use error::{Cause, PodError, chain};
+pub use events::{ContainerView, Event, EventKind, EventNumbers, Events, EventsError, PodView, Reader};
 pub use exec::Attachment;
 use index::Index;
+pub use inspect::PodProcess;
 pub use limits::PodResources;
 use names::Names;
 use paths::Paths;
+pub use pause::needs_linker;
 pub use sandbox::{Pod, PodFacts, PodName, PodRequest};
 pub use state::{ContainerState, Exit, Nanos, PodState, Reason, now};
 use stats::Requests;
@@ -109,6 +117,7 @@ pub struct Pods {
     boot_id: BootId,
     monitor: PathBuf,
     index: Index,
+    events: Events,
     pod_names: Arc<Names<PodName, PodId>>,
     container_names: Arc<Names<ContainerName, ContainerId>>,
     confinement: Confinement,
@@ -163,6 +172,7 @@ impl Pods {
             boot_id: BootId::current().map_err(OpenError::new("read the boot ID"))?,
             monitor: monitor_path(&config)?,
             index: Index::default(),
+            events: Events::new(),
             pod_names: Names::new(),
             container_names: Names::new(),
             unfinished: Mutex::default(),
@@ -215,6 +225,11 @@ impl Pods {
         &self.apparmor
     }
 
+    /// What happens to pods and containers.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
     /// The images that containers are made from.
     pub fn images(&self) -> &Images {
         &self.images
@@ -253,12 +268,6 @@ impl Pods {
     /// The container with this ID or unique prefix.
     pub fn container(&self, id: &str) -> Result<Arc<Container>, PodError> {
         self.index.container(id)
-    }
-
-    /// The OCI spec that a container was made from; null when it cannot be read.
-    pub fn runtime_spec(&self, id: &ContainerId) -> serde_json::Value {
-        let text = fs::read(self.paths.container(id).spec()).unwrap_or_default();
-        serde_json::from_slice(&text).unwrap_or_default()
     }
 
     /// Whether pods that name no handler can be run.
@@ -318,7 +327,7 @@ fn for_root_alone(directory: &Path) -> io::Result<()> {
 }
 
 /// The monitor's binary: as configured, else beside podd's own.
-fn monitor_path(config: &Config) -> Result<PathBuf, OpenError> {
+pub fn monitor_path(config: &Config) -> Result<PathBuf, OpenError> {
     let path = if config.monitor.path.as_os_str().is_empty() {
         let own = std::env::current_exe().map_err(OpenError::new("find podd's own binary"))?;
         own.with_file_name("podd-monitor")

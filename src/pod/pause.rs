@@ -193,8 +193,8 @@ impl Pods {
     }
 
     /// A pod that can hold no containers any more, but has resources still to be given back by its stop.
-    pub(super) fn lose(&self, pod: &Pod) {
-        pod.state.send_replace(PodState::NotReady);
+    pub(super) fn lose(&self, pod: &Arc<Pod>) {
+        self.end_pod(pod);
         if let Err(error) = self.record_pod(pod, PodStage::Settled(PodState::NotReady)) {
             tracing::error!(pod = %pod.facts.id, "recording the state: {}", chain(&error));
         }
@@ -221,7 +221,7 @@ impl Pods {
 }
 
 /// Whether a program names a dynamic linker: an ELF file of 64 bits with a program header PT_INTERP (elf(5)).
-fn needs_linker(program: &Path) -> io::Result<bool> {
+pub fn needs_linker(program: &Path) -> io::Result<bool> {
     const PT_INTERP: [u8; 4] = 3u32.to_le_bytes();
     let mut head = Vec::new();
     File::open(program)?.take(4096).read_to_end(&mut head)?;

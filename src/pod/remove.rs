@@ -1,12 +1,14 @@
 //! RemoveContainer and RemovePodSandbox. An unknown ID is a success (B3).
 
 use std::fs;
+use std::sync::Arc;
 
 use tracing::Instrument;
 
 use super::Pods;
 use super::container::{Container, ContainerStage};
 use super::error::{PodError, Stage};
+use super::events::EventKind;
 use super::resources::{Remains, absent_is_fine};
 use super::sandbox::{Pod, PodStage};
 use crate::cgroup::CgroupPath;
@@ -21,7 +23,7 @@ impl Pods {
             found => found?,
         };
         let _transition = container.pod.transition.lock().await;
-        self.remove_container_locked(&container).instrument(container.span()).await
+        self.remove_shown(&container).instrument(container.span()).await
     }
 
     /// Removes a pod, and stops it first if it is ready.
@@ -33,20 +35,31 @@ impl Pods {
         self.remove_pod_found(&pod).instrument(pod.facts.span()).await
     }
 
-    async fn remove_pod_found(&self, pod: &Pod) -> Result<(), PodError> {
+    async fn remove_pod_found(&self, pod: &Arc<Pod>) -> Result<(), PodError> {
         let _transition = pod.transition.lock().await;
         self.stop_locked(pod).await?;
         for container in self.containers_of(&pod.facts.id) {
-            self.remove_container_locked(&container).await?;
+            self.remove_shown(&container).await?;
         }
         let stage = Stage::begin("recording the removal", &pod.facts.name);
         stage.check(self.record_pod(pod, PodStage::Unsettled))?;
         self.undo(&Remains::of(&pod.facts)).await.into_iter().next().map_or(Ok(()), Err)?;
         // The name first: whoever claims it anew must not be sent to an ID that is gone.
         self.pod_names.free(&pod.facts.name);
-        self.index.remove_pod(&pod.facts.id);
+        self.publish(pod, |teller| {
+            self.index.remove_pod(&pod.facts.id);
+            teller.tell(EventKind::Deleted, pod.facts.id.as_str());
+        });
         tracing::info!(pod = %pod.facts.id, "pod is removed");
         Ok(())
+    }
+
+    /// Removes a container, and shows that for as long as it takes.
+    async fn remove_shown(&self, container: &Container) -> Result<(), PodError> {
+        container.set_removing(true);
+        let removed = self.remove_container_locked(container).await;
+        container.set_removing(false);
+        removed
     }
 
     async fn remove_container_locked(&self, container: &Container) -> Result<(), PodError> {
@@ -62,7 +75,10 @@ impl Pods {
             .next()
             .map_or(Ok(()), Err)?;
         self.container_names.free(&container.facts.name);
-        self.index.remove_container(&container.facts.id);
+        self.publish(&container.pod, |teller| {
+            self.index.remove_container(&container.facts.id);
+            teller.tell(EventKind::Deleted, container.facts.id.as_str());
+        });
         tracing::info!(container = %container.facts.id, "container is removed");
         Ok(())
     }

@@ -8,6 +8,7 @@ use tracing::Instrument;
 use super::Pods;
 use super::background::Unwanted;
 use super::error::{PodError, Stage};
+use super::events::EventKind;
 use super::limits::PodResources;
 use super::names::Claim;
 use super::resources::Remains;
@@ -80,7 +81,13 @@ impl Pods {
         match built {
             Ok(state) => {
                 tracing::info!(pod = %id, name = %facts.name, "pod is ready");
-                self.index.add_pod(Arc::new(Pod::new(facts, state, Arc::clone(timeline))));
+                let pod = Arc::new(Pod::new(facts, state, Arc::clone(timeline)));
+                self.publish(&pod, |teller| {
+                    self.index.add_pod(Arc::clone(&pod));
+                    // Without a process of its own it runs as soon as it is there.
+                    teller.tell(EventKind::Created, id.as_str());
+                    teller.tell(EventKind::Started, id.as_str());
+                });
                 self.attention.notify_one();
                 Ok(id)
             }

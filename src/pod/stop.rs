@@ -3,6 +3,7 @@
 //! The stop signal is sent once and opens a grace period; a second stop can only shorten it (B9). After it SIGKILL is sent,
 //! and nothing is reported stopped while a process of it lives (B10). Neither holds the pod's lock while it waits.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -12,6 +13,7 @@ use tracing::Instrument;
 use super::Pods;
 use super::container::{Container, StopPhase};
 use super::error::{PodError, Stage, chain};
+use super::events::EventKind;
 use super::sandbox::{Pod, PodStage};
 use super::state::{ContainerState, PodState};
 use crate::sys;
@@ -75,14 +77,14 @@ impl Pods {
     }
 
     /// Stops a pod whose lock the caller holds.
-    pub(super) async fn stop_locked(&self, pod: &Pod) -> Result<(), PodError> {
+    pub(super) async fn stop_locked(&self, pod: &Arc<Pod>) -> Result<(), PodError> {
         let containers = self.containers_of(&pod.facts.id);
         let stops = containers.iter().map(|container| self.kill_and_wait(container));
         join_all(stops).await.into_iter().collect::<Result<(), _>>()?;
         if pod.is_ready() {
             let stage = Stage::begin("recording the stop", &pod.facts.name);
             stage.check(self.record_pod(pod, PodStage::Settled(PodState::NotReady)))?;
-            pod.state.send_replace(PodState::NotReady);
+            self.end_pod(pod);
         }
         if !pod.is_released() {
             self.release(&pod.facts.id).await.into_iter().next().map_or(Ok(()), Err)?;
@@ -90,6 +92,16 @@ impl Pods {
             tracing::info!(pod = %pod.facts.id, "pod is stopped");
         }
         Ok(())
+    }
+
+    /// Publishes that a pod can hold no containers any more.
+    pub(super) fn end_pod(&self, pod: &Arc<Pod>) {
+        self.publish(pod, |teller| {
+            if pod.is_ready() {
+                pod.state.send_replace(PodState::NotReady);
+                teller.tell(EventKind::Stopped, pod.facts.id.as_str());
+            }
+        });
     }
 
     /// Sends SIGKILL, and does not wait.

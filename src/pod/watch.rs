@@ -6,35 +6,35 @@ use std::sync::Arc;
 use tracing::Instrument;
 
 use super::Pods;
-use super::container::{Container, ContainerFacts};
+use super::container::Container;
 use super::error::chain;
-use super::sandbox::Pod;
+use super::events::EventKind;
 use super::state::{ContainerState, Reason};
-use crate::monitor::{self, Ended, ExitRecord, Monitor};
+use crate::monitor::{self, Ended, ExitRecord};
 use crate::record::RecordError;
-use crate::sys::process::Process;
 use crate::telemetry::metrics;
 
 impl Pods {
-    /// Takes a container into the index, and watches it if it lives.
-    pub(super) fn adopt(
-        self: &Arc<Self>,
-        facts: ContainerFacts,
-        pod: &Arc<Pod>,
-        process: Process,
-        state: ContainerState,
-        monitor: Option<Monitor>,
-    ) -> Arc<Container> {
-        let alive = !matches!(state, ContainerState::Exited(_));
-        let container = Arc::new(Container::new(facts, Arc::clone(pod), process, state, monitor));
-        self.index.add_container(Arc::clone(&container));
+    /// Takes a new container into the index, and watches it.
+    pub(super) fn adopt(self: &Arc<Self>, container: Container) {
+        let container = Arc::new(container);
+        self.publish(&container.pod, |teller| {
+            self.index.add_container(Arc::clone(&container));
+            teller.tell(EventKind::Created, container.facts.id.as_str());
+        });
+        self.watch(&container);
+    }
+
+    /// Watches a container that is in the index, if it lives.
+    pub(super) fn watch(self: &Arc<Self>, container: &Arc<Container>) {
         self.attention.notify_one();
-        if alive {
-            let (pods, container) = (Arc::clone(self), Arc::clone(&container));
-            let span = container.span();
+        if !matches!(container.state(), ContainerState::Exited(_)) {
+            let (pods, container) = (Arc::clone(self), Arc::clone(container));
+            // Not within the span of the call that makes it, which must not last as long as the container.
+            let (pod, id) = (&container.facts.name.pod, &container.facts.id);
+            let span = tracing::info_span!(parent: None, "container", %pod, container = %id);
             tokio::spawn(async move { pods.see_it_end(&container).await }.instrument(span));
         }
-        container
     }
 
     async fn see_it_end(&self, container: &Container) {
@@ -50,10 +50,17 @@ impl Pods {
         if !container.facts.own_pid_namespace {
             self.kill_rest(container).await;
         }
-        container.state.send_modify(|state| match exit {
-            Ok(Some(exit)) => state.exited(exit.finished_at, exit.exit_code, exit.oom_killed),
-            Ok(None) => state.lost("its monitor died before it"),
-            Err(error) => state.lost(&format!("its exit record cannot be read: {}", chain(&error))),
+        self.publish(&container.pod, |teller| {
+            let known = matches!(container.state(), ContainerState::Exited(_));
+            container.state.send_modify(|state| match exit {
+                Ok(Some(exit)) => state.exited(exit.finished_at, exit.exit_code, exit.oom_killed),
+                Ok(None) => state.lost("its monitor died before it"),
+                Err(error) => state.lost(&format!("its exit record cannot be read: {}", chain(&error))),
+            });
+            // A start that has not returned yet comes first: it tells of both.
+            if !known && !container.is_starting() {
+                teller.tell(EventKind::Stopped, id.as_str());
+            }
         });
         self.disk.ended(id);
         if let ContainerState::Exited(exit) = container.state() {

@@ -7,7 +7,7 @@
 //!            running --end--> output, exit code
 //!               | time limit, or the future is dropped
 //!               v
-//!            the command is killed with its session, then the runtime --> Timeout
+//!            all that it started is killed, then the runtime --> Timeout
 //! ```
 //!
 //! Both runtimes write the pid file once the command has been executed, so its absence tells a runtime's own failure from
@@ -29,7 +29,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use tokio::process::Child;
 
 use super::command::{Capture, finish};
+use super::mark::Mark;
 use super::orphans::Expected;
+use super::processes::{Stat, descendants};
 use super::{Kind, Runtime, RuntimeError};
 use crate::sys::console::Console;
 
@@ -68,7 +70,7 @@ pub enum ExecError {
         #[source]
         source: RuntimeError,
     },
-    /// The command did not end in time and was killed, with all processes of its session.
+    /// The command did not end in time and was killed, with all that it started.
     #[error("command {command:?} timed out after {after:?}")]
     Timeout {
         /// The command's first word.
@@ -99,7 +101,12 @@ impl Runtime {
     ) -> Result<ExecOutput, ExecError> {
         let started = Instant::now();
         let name = process.args().as_ref().and_then(|args| args.first()).cloned().unwrap_or_default();
-        let mut session = self.begin(id, process, dir, None, None)?;
+        let (mark, mut process) = (Mark::new(), process.clone());
+        if let Some(mark) = &mark {
+            mark.put_on(&mut process);
+        }
+        let mut session = self.begin(id, &process, dir, None, None)?;
+        session.mark = mark;
         drop(session.child.stdin.take());
         let mut stdout = Capture::new(session.child.stdout.take(), MAX_OUTPUT);
         let mut stderr = Capture::new(session.child.stderr.take(), MAX_OUTPUT);
@@ -152,7 +159,7 @@ impl Runtime {
         // whose other end is closed reads as empty just the same.
         let child = self.spawn(command.arg(id).stdin(Stdio::piped()))?;
         hand_on_score(&child, process);
-        Ok(Session { child, files, detached, expected, over: false })
+        Ok(Session { child, files, detached, expected, mark: None, over: false })
     }
 }
 
@@ -172,6 +179,8 @@ pub(super) struct Session {
     files: Files,
     detached: bool,
     expected: Option<Expected>,
+    /// What its processes bear.
+    mark: Option<Mark>,
     pub(super) over: bool,
 }
 
@@ -206,9 +215,9 @@ impl Session {
         self.over = true;
     }
 
-    /// Kills all that descends from the runtime, or detached the command that is our child by now, and with each of them
-    /// its session. Looks again until nothing is left: what is killed may have forked in between, and its orphans have
-    /// another parent, but the same session. Reads all of `/proc`, which only a timeout has to pay for.
+    /// Kills all that descends from the runtime, or detached the command that is our child by now, with each of them its
+    /// session, and all that bear the mark: a daemon has left its parents and its session behind. Looks again until nothing
+    /// is left: what is killed may have forked in between. Reads all of `/proc`, which only a timeout has to pay for.
     fn kill_command(&self) {
         let mut sessions = Vec::new();
         for _ in 0..KILL_ROUNDS {
@@ -230,7 +239,9 @@ impl Session {
         let runtime = self.child.id().and_then(|id| i32::try_from(id).ok());
         let file = self.files.read_pid().map(|pid| pid.as_raw_nonzero().get());
         let orphan = |stat: &&Stat| stat.parent == own && file == Some(stat.pid) && runtime != Some(stat.pid);
-        let mut doomed: Vec<_> = table.iter().filter(orphan).map(|stat| stat.pid).collect();
+        let marked = |stat: &&Stat| self.mark.as_ref().is_some_and(|mark| mark.is_on(stat.pid));
+        let mut doomed: Vec<_> =
+            table.iter().filter(|stat| orphan(stat) || marked(stat)).map(|stat| stat.pid).collect();
         doomed.extend(runtime.map(|runtime| descendants(&table, runtime)).unwrap_or_default());
         let kept = |stat: &&Stat| stat.pid == own || Some(stat.pid) == runtime;
         let kept: Vec<_> = table.iter().filter(kept).map(|stat| stat.session).collect();
@@ -268,46 +279,6 @@ async fn exit_of(pid: Pid) -> io::Result<i32> {
     let status = status.ok_or_else(lost)?;
     let by_signal = || status.terminating_signal().map(|signal| 128 + signal);
     status.exit_status().or_else(by_signal).ok_or_else(lost)
-}
-
-/// The children of a process, their children, and so on.
-fn descendants(table: &[Stat], ancestor: i32) -> Vec<i32> {
-    let mut found = vec![ancestor];
-    let mut next = 0;
-    while let Some(parent) = found.get(next).copied() {
-        let children = table.iter().filter(|stat| stat.parent == parent && !found.contains(&stat.pid));
-        let children: Vec<_> = children.map(|stat| stat.pid).collect();
-        found.extend(children);
-        next += 1;
-    }
-    found.split_off(1)
-}
-
-/// The fields of `/proc/<pid>/stat` that count here.
-struct Stat {
-    pid: i32,
-    parent: i32,
-    session: i32,
-}
-
-impl Stat {
-    /// All processes that live.
-    fn all() -> Vec<Self> {
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        entries.filter_map(|entry| Self::read(entry.file_name().to_str()?.parse().ok()?)).collect()
-    }
-
-    /// A process; none if it is gone or a zombie.
-    fn read(pid: i32) -> Option<Self> {
-        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name, in parentheses, may contain anything: fields count from its end.
-        let mut fields = text.rsplit_once(") ")?.1.split(' ');
-        if fields.next()? == "Z" {
-            return None;
-        }
-        let mut next = |skipped| fields.nth(skipped)?.parse().ok();
-        Some(Self { pid, parent: next(0)?, session: next(1)? })
-    }
 }
 
 /// A name for the files of one exec.

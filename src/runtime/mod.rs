@@ -19,7 +19,9 @@ mod command;
 mod exec;
 mod features;
 mod interactive;
+mod mark;
 mod orphans;
+mod processes;
 #[cfg(test)]
 mod tests;
 mod text;

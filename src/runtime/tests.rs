@@ -231,7 +231,10 @@ async fn b12_a_timeout_kills_the_command_and_its_children() {
         let fixture = Fixture::running(name, "timeout").await;
         let started = Instant::now();
         let limit = Duration::from_millis(300);
-        let error = fixture.exec(&["sh", "-c", "sleep 1000 & sleep 1000"], Some(limit)).await.unwrap_err();
+        // The third is a daemon: neither its parent nor the leader of its session is there any more.
+        let script =
+            "sleep 1000 & setsid sleep 1000 & setsid sh -c 'sleep 1000 <&- >&- 2>&- & exit'; sleep 1000";
+        let error = fixture.exec(&["sh", "-c", script], Some(limit)).await.unwrap_err();
         assert!(matches!(error, ExecError::Timeout { after, .. } if after == limit), "{name}: {error}");
         assert!(started.elapsed() < Duration::from_secs(5), "{name} took {:?}", started.elapsed());
         fixture.eventually_alone().await;

@@ -50,12 +50,12 @@ pub use base::Base;
 pub use observe::{HostDevice, HostFacts};
 pub use process::{exec_process, program};
 pub use resources::{linux_resources, oom_score_adj};
-pub use security::{DEFAULT_CAPABILITIES, capability};
+pub use security::{DEFAULT_CAPABILITIES, capability, lacking};
 pub use sources::{MountSource, SourcePropagation, Sources};
 pub use user::{ResolvedUser, UserError, UserRequest, image_user};
 
 /// The version written into each document: the newest that every runtime in use accepts (crun before 1.9 refuses 1.1).
-const OCI_VERSION: &str = "1.0.2";
+pub(crate) const OCI_VERSION: &str = "1.0.2";
 
 /// All that a container's document is made of.
 #[derive(Debug, Clone, Copy)]

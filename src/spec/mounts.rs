@@ -157,8 +157,8 @@ fn client_mount(
     Ok((mount, needs))
 }
 
-/// A volume that is an image: read-only, and none of its files is a program or a device (KEP-4639). Nothing is mounted
-/// below it, so it is read-only recursively as well.
+/// A volume that is an image: read-only, and none of its files is a device or lends its owner's rights. Its programs can be
+/// run, as KEP-4639 has it since Kubernetes 1.36. Nothing is mounted below it, so it is read-only recursively as well.
 fn image_volume(
     asked: &api::Mount,
     destination: PathBuf,
@@ -170,7 +170,7 @@ fn image_volume(
     if asked.propagation() != api::MountPropagation::PropagationPrivate {
         return Err(("propagation", "an image can only be mounted with private propagation"));
     }
-    let options = ["rbind", "rprivate", "ro", "nosuid", "nodev", "noexec"];
+    let options = ["rbind", "rprivate", "ro", "nosuid", "nodev"];
     Ok((mount(destination, "bind", &source.path, &options), None))
 }
 

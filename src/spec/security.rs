@@ -71,6 +71,13 @@ pub const DEFAULT_CAPABILITIES: [Capability; 14] = [
     Capability::AuditWrite,
 ];
 
+/// The kernel's capabilities that a set has not, by name.
+pub fn lacking(set: u64) -> Vec<String> {
+    let held = |bit: usize| set >> bit & 1 == 1;
+    let lacking = ALL.iter().enumerate().filter(|(bit, _)| !held(*bit));
+    lacking.map(|(_, name)| format!("CAP_{}", name.to_string().trim_start_matches("CAP_"))).collect()
+}
+
 /// A name in an add or drop list.
 enum Named {
     All,

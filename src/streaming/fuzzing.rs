@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
-use super::spdy::{Connection, parse_all};
+use super::forward;
+use super::spdy::{Connection, parse_all, script};
 use super::websocket::{Channels, Direction, Encoding};
 
 /// How many frames a parser finds that is fed pieces of that size; the same for each size, or the parser is wrong.
@@ -36,6 +37,24 @@ pub fn spdy_connection(bytes: &[u8]) {
             let _ = tokio::io::copy(&mut client, &mut tokio::io::sink()).await;
         };
         tokio::join!(heard, said);
+    });
+}
+
+/// Has a port-forward without a pod behind it serve a client that does what the bytes say.
+pub fn port_forward(bytes: &[u8]) {
+    let said = script(bytes);
+    runtime().block_on(async {
+        let (client, server) = duplex(64 << 10);
+        let connection = Connection::new(server, Duration::from_secs(5));
+        let serving = forward::over_spdy(connection, |port| async move { Err(format!("no port {port}")) });
+        let (mut from, mut to) = tokio::io::split(client);
+        let saying = async {
+            let _ = to.write_all(&said).await;
+            let _ = to.shutdown().await;
+        };
+        let hearing = async { tokio::io::copy(&mut from, &mut tokio::io::sink()).await };
+        let all = async { tokio::join!(serving, saying, hearing) };
+        let _ = tokio::time::timeout(Duration::from_secs(8), all).await.expect("a port-forward does not end");
     });
 }
 

@@ -77,6 +77,16 @@ impl Inbox {
         self.filled.notify_one();
     }
 
+    /// A piece that is there already.
+    pub(super) fn take_now(&self) -> Option<Bytes> {
+        let mut content = self.lock();
+        let piece = content.pieces.pop_front()?;
+        content.bytes -= piece.len();
+        drop(content);
+        self.emptied.notify_one();
+        Some(piece)
+    }
+
     /// The next piece; `None` is the end, an error one before its time.
     pub(super) async fn take(&self) -> io::Result<Option<Bytes>> {
         loop {

@@ -1,11 +1,12 @@
 //! Between the streams of a session and the pipes, or the terminal, of a process.
 
+use std::collections::VecDeque;
 use std::future::Future;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Buf, Bytes, BytesMut};
 use rustix::termios::Winsize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe::{Receiver, Sender};
@@ -24,6 +25,9 @@ const TERMINAL_PAUSE: Duration = Duration::from_millis(5);
 
 /// How much is read from a process at once, in bytes; a pipe holds as much at its largest without privilege.
 const READ_SIZE: usize = 256 << 10;
+
+/// How many pieces are written at once; the clients send 32 KiB in each.
+const PIECES_MAX: usize = 16;
 
 /// A process that has ended, and the streams on which there may be more to say.
 pub(super) struct Pumped<T> {
@@ -84,14 +88,51 @@ async fn follow_sizes(sizes: Option<Sizes>, terminal: Option<&OwnedFd>) {
 /// Gives the client's bytes to the process; their end is the end of its input.
 async fn feed(from: Option<Input>, to: Option<Sender>, keep_open: bool) {
     let (Some(mut from), Some(mut to)) = (from, to) else { return };
+    let mut pieces = Pieces::default();
     while let Ok(Some(bytes)) = from.read().await {
-        if to.write_all(&bytes).await.is_err() {
+        pieces.0.push_back(bytes);
+        while pieces.0.len() < PIECES_MAX
+            && let Some(bytes) = from.read_now()
+        {
+            pieces.0.push_back(bytes);
+        }
+        if to.write_all_buf(&mut pieces).await.is_err() {
             // Nobody reads any more: what still comes has no taker.
             return;
         }
     }
     if keep_open {
         std::future::pending::<()>().await;
+    }
+}
+
+/// Bytes that are written one after the other, in as few system calls as may be.
+#[derive(Default)]
+struct Pieces(VecDeque<Bytes>);
+
+impl Buf for Pieces {
+    fn remaining(&self) -> usize {
+        self.0.iter().map(Bytes::len).sum()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.0.front().map_or(&[], |piece| piece)
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        slices.iter_mut().zip(&self.0).map(|(slice, piece)| *slice = IoSlice::new(piece)).count()
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        while let Some(piece) = self.0.front_mut() {
+            let step = count.min(piece.len());
+            piece.advance(step);
+            count -= step;
+            if !piece.is_empty() {
+                return;
+            }
+            self.0.pop_front();
+        }
     }
 }
 

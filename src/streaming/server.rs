@@ -26,8 +26,6 @@ use crate::runtime::Wants;
 use crate::telemetry::metrics;
 use crate::tls::{Tls, TlsError, TlsFiles};
 
-/// How long a session may be silent.
-const IDLE: Duration = Duration::from_secs(4 * 3600);
 /// How long a client may take for its request.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(30);
 /// How many connections there may be.
@@ -130,6 +128,8 @@ struct Inner {
     tokens: Tokens<Promise>,
     address: SocketAddr,
     tls: Option<Tls>,
+    /// How long a session may be silent.
+    idle: Duration,
     room: Arc<Semaphore>,
 }
 
@@ -138,7 +138,7 @@ impl Streaming {
     pub async fn start(pods: Arc<Pods>) -> Result<Self, StartError> {
         let config = &pods.config().streaming;
         let tls = Tls::open(TlsFiles::of_streaming(config))?;
-        let address = config.address;
+        let (address, idle) = (config.address, Duration::from_secs(config.idle_timeout_seconds));
         let failed = |source| StartError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
@@ -147,6 +147,7 @@ impl Streaming {
             tokens: Tokens::new(),
             address,
             tls,
+            idle,
             room: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
         };
         let server = Self { inner: Arc::new(inner) };
@@ -248,15 +249,15 @@ impl Streaming {
 
     async fn session(&self, promise: Promise, upgrade: Upgrade, io: TokioIo<hyper::upgrade::Upgraded>) {
         let _counted = metrics().session(promise.path());
-        let pods = Arc::clone(&self.inner.pods);
+        let (pods, idle) = (Arc::clone(&self.inner.pods), self.inner.idle);
         match promise {
             Promise::Exec { container, command, wants } => {
-                if let Some(session) = open(upgrade, io, wants).await {
+                if let Some(session) = open(upgrade, io, wants, idle).await {
                     exec::serve(&pods, &container, &command, wants, session).await;
                 }
             }
             Promise::Attach { container, wants } => {
-                if let Some(session) = open(upgrade, io, wants).await {
+                if let Some(session) = open(upgrade, io, wants, idle).await {
                     exec::attach(&pods, &container, wants, session).await;
                 }
             }
@@ -269,15 +270,15 @@ impl Streaming {
                     }
                 };
                 match upgrade {
-                    Upgrade::Spdy(_) => forward::over_spdy(spdy::Connection::new(io, IDLE), dial).await,
+                    Upgrade::Spdy(_) => forward::over_spdy(spdy::Connection::new(io, idle), dial).await,
                     Upgrade::WebSocket(Some(TUNNEL), _) => {
                         let inner = websocket::tunnel(io).await;
-                        forward::over_spdy(spdy::Connection::new(inner, IDLE), dial).await;
+                        forward::over_spdy(spdy::Connection::new(inner, idle), dial).await;
                     }
                     Upgrade::WebSocket(protocol, _) => {
                         let directions: Vec<_> =
                             ports.iter().flat_map(|_| [Direction::Both, Direction::Out]).collect();
-                        let channels = Channels::new(io, &directions, encoding(protocol), false, IDLE).await;
+                        let channels = Channels::new(io, &directions, encoding(protocol), false, idle).await;
                         forward::over_channels(channels, &ports, dial).await;
                     }
                 }
@@ -290,9 +291,14 @@ impl Streaming {
 type Upgraded = (Promise, Upgrade, OnUpgrade);
 
 /// The session of an exec or attach; `None` when the client does not open its streams.
-async fn open(upgrade: Upgrade, io: TokioIo<hyper::upgrade::Upgraded>, wants: Wants) -> Option<Session> {
+async fn open(
+    upgrade: Upgrade,
+    io: TokioIo<hyper::upgrade::Upgraded>,
+    wants: Wants,
+    idle: Duration,
+) -> Option<Session> {
     match upgrade {
-        Upgrade::Spdy(protocol) => Session::over_spdy(spdy::Connection::new(io, IDLE), wants, protocol).await,
+        Upgrade::Spdy(protocol) => Session::over_spdy(spdy::Connection::new(io, idle), wants, protocol).await,
         Upgrade::WebSocket(protocol, _) => {
             let used = |wanted, direction| if wanted { direction } else { Direction::Unused };
             let directions = [
@@ -304,7 +310,7 @@ async fn open(upgrade: Upgrade, io: TokioIo<hyper::upgrade::Upgraded>, wants: Wa
             ];
             let version = protocol.unwrap_or_default();
             let close_signal = version.starts_with("v5.");
-            let channels = Channels::new(io, &directions, encoding(protocol), close_signal, IDLE).await;
+            let channels = Channels::new(io, &directions, encoding(protocol), close_signal, idle).await;
             Session::over_channels(channels, wants, version.starts_with('v')).await
         }
     }

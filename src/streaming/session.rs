@@ -83,6 +83,14 @@ impl Input {
             Self::Channel(input) => input.read().await,
         }
     }
+
+    /// The next bytes, if there are some already.
+    pub(super) fn read_now(&mut self) -> Option<Bytes> {
+        match self {
+            Self::Spdy(half) => half.read_now(),
+            Self::Channel(input) => input.read_now(),
+        }
+    }
 }
 
 impl Output {

@@ -1,5 +1,34 @@
 //! Which kernel this is, for what can only be told by its version.
 
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::mount::FsOpenFlags;
+use rustix::process::PidfdFlags;
+
+/// System calls that podd stands on or is better with, as this kernel has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Calls {
+    /// `openat2`: nothing is unpacked without it.
+    pub openat2: bool,
+    /// `pidfd_open`: how ends of processes are waited for.
+    pub pidfd: bool,
+    /// `fsopen` and those that go with it: layers one by one.
+    pub mount_context: bool,
+}
+
+impl Calls {
+    /// Tries them in ways that change nothing: what is refused is there.
+    pub fn observe() -> Self {
+        let there = |errno: Option<Errno>| errno != Some(Errno::NOSYS);
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat2(CWD, "/", flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS);
+        let pidfd = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty());
+        // No file system has this name.
+        let context = rustix::mount::fsopen("podd-asks", FsOpenFlags::FSOPEN_CLOEXEC);
+        Self { openat2: there(opened.err()), pidfd: there(pidfd.err()), mount_context: there(context.err()) }
+    }
+}
+
 /// Whether the kernel is at least Linux `major`.`minor`.
 pub fn is_at_least(major: u32, minor: u32) -> bool {
     numbers(&release()) >= (major, minor)
@@ -11,7 +40,7 @@ pub fn release() -> String {
 }
 
 /// The first two numbers of a release; what is no number is 0.
-fn numbers(release: &str) -> (u32, u32) {
+pub fn numbers(release: &str) -> (u32, u32) {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|digits| digits.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
@@ -19,6 +48,12 @@ fn numbers(release: &str) -> (u32, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_that_runs_podd_has_its_system_calls() {
+        let calls = Calls::observe();
+        assert!(calls.openat2 && calls.pidfd, "{calls:?}");
+    }
 
     #[test]
     fn releases_compare_by_number() {

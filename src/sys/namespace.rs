@@ -130,6 +130,12 @@ pub fn unpin(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Whether a namespace is pinned there, and not just the file of a pin that is gone.
+pub fn is_pinned(path: &Path) -> bool {
+    const NSFS_MAGIC: u64 = 0x6e73_6673;
+    rustix::fs::statfs(path).is_ok_and(|found| u64::try_from(found.f_type) == Ok(NSFS_MAGIC))
+}
+
 /// Runs `work` on a fresh thread inside the network namespace that is pinned at `path`.
 pub fn in_namespace<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> io::Result<T> {
     let namespace = File::open(path)?;

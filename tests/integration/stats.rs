@@ -406,7 +406,7 @@ async fn files_stay_open_while_somebody_asks_often_and_a_network_no_longer_than_
         of_pod(&mut node, &pod.id).await;
     }
     let kept = open_files(&node, of_cgroups);
-    assert!(kept >= 2 * 3 && kept <= 2 * 9, "{kept} files of two cgroups");
+    assert!((2 * 3..=2 * 9).contains(&kept), "{kept} files of two cgroups");
     eventually("closed files", || async { (open_files(&node, of_cgroups) == 0).then_some(()) }).await;
     assert_eq!(open_files(&node, |name| name.ends_with("/net/dev")), 1);
     node.stop_pod(&pod.id).await;

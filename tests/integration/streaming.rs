@@ -155,6 +155,58 @@ async fn the_end_of_a_client_ends_the_input_only_with_stdin_once() {
     }
 }
 
+/// Clients that only listen come and go; what one says all hear the answer of, and the container goes on without any.
+#[tokio::test]
+async fn several_are_attached_at_once_and_leave_without_stopping_the_container() {
+    let script = "while read line; do echo got $line; [ $line = end ] && exit 0; done";
+    let spec = ContainerSpec::script("c", script).with(|config| config.stdin = true);
+    let (mut node, pod, id) = start(spec).await;
+    let listener = |transport| {
+        let mut command = node.crictl_command(&["attach", "--transport", transport, &id]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let mut listeners = [TRANSPORTS, TRANSPORTS].concat().into_iter().map(listener).collect::<Vec<_>>();
+    let mut speaker = node
+        .crictl_command(&["attach", "-i", &id])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stdin = speaker.stdin.take().unwrap();
+    // They are attached when they hear something; one after the other until all have.
+    let mut heard = vec![Vec::new(); listeners.len()];
+    for n in 0.. {
+        stdin.write_all(format!("{n}\n").as_bytes()).await.unwrap();
+        for (listener, heard) in listeners.iter_mut().zip(&mut heard) {
+            let reading = tokio::io::AsyncReadExt::read_buf(listener.stdout.as_mut().unwrap(), heard);
+            let _ = tokio::time::timeout(std::time::Duration::from_millis(50), reading).await;
+        }
+        if heard.iter().all(|heard| !heard.is_empty()) {
+            break;
+        }
+        assert!(n < 600, "not all hear the container");
+    }
+    listeners.remove(0).kill().await.unwrap();
+    heard.remove(0);
+    assert_eq!(node.exec_ok(&id, "echo runs on").await, "runs on");
+    stdin.write_all(b"end\n").await.unwrap();
+    for (listener, heard) in listeners.into_iter().zip(heard) {
+        let said = tokio::time::timeout(crate::common::PATIENCE, listener.wait_with_output());
+        let said = said.await.expect("an attached client hangs").unwrap();
+        let text = String::from_utf8([heard, said.stdout].concat()).unwrap();
+        let numbers: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("got ")).collect();
+        assert_eq!(numbers.last(), Some(&"end"), "{text}");
+        let first: usize = numbers[0].parse().unwrap();
+        let all = numbers[..numbers.len() - 1].iter().enumerate();
+        all.for_each(|(at, number)| assert_eq!(number.parse(), Ok(first + at), "{text}"));
+    }
+    assert_eq!(node.wait_for_exit(&id).await.exit_code, 0);
+    let log = std::fs::read_to_string(node.log_path(&pod, "c.log")).unwrap();
+    assert!(log.contains("stdout F got end"), "{log}");
+    node.finish().await;
+}
+
 #[tokio::test]
 async fn ports_are_forwarded_over_both_transports_and_a_closed_one_is_named() {
     let script = "while true; do echo answer | nc -l -p 8080 -w 5; done";
@@ -224,8 +276,46 @@ async fn a_terminal_is_one_and_takes_its_clients_size() {
     node.finish().await;
 }
 
+/// The size of a terminal that changes while a command runs is the command's, too; so it is with attach.
+#[tokio::test]
+async fn a_terminal_changes_its_size_with_its_client() {
+    let watch = "until stty size | grep -q '44 55'; do sleep 0.1; done; echo seen";
+    let script = format!("until [ -e /tmp/go ]; do sleep 0.1; done; {watch}");
+    let spec = ContainerSpec::script("c", &script).with(|config| (config.tty, config.stdin) = (true, true));
+    let (mut node, pod, id) = start(spec).await;
+    for transport in TRANSPORTS {
+        let exec = ["exec", "--transport", transport, "-i", "-t", &id, "sh", "-c", watch];
+        let said = in_a_terminal_that_changes(&node, &exec).await;
+        assert!(said.contains("seen\r\n"), "{transport}: {said}");
+    }
+    node.exec_ok(&id, "touch /tmp/go").await;
+    let said = in_a_terminal_that_changes(&node, &["attach", "-i", "-t", &id]).await;
+    node.wait_for_exit(&id).await;
+    let log = std::fs::read_to_string(node.log_path(&pod, "c.log")).unwrap();
+    assert!(log.contains("stdout F seen"), "{log}\n{said}");
+    node.finish().await;
+}
+
+/// Runs crictl in a terminal of 33 lines and 77 columns, which has 44 and 55 from a moment later on.
+async fn in_a_terminal_that_changes(node: &Node, words: &[&str]) -> String {
+    let command = node.crictl_command(words);
+    let words = std::iter::once(command.as_std().get_program()).chain(command.as_std().get_args());
+    let words: Vec<_> = words.map(|word| format!("\"{}\"", word.to_string_lossy())).collect();
+    let inside =
+        format!("stty rows 33 cols 77; (sleep 1; stty rows 44 cols 55 </dev/tty) & {}", words.join(" "));
+    let mut script = tokio::process::Command::new("script");
+    script.args(["--quiet", "--return", "--command", &inside, "/dev/null"]);
+    script.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut child = script.spawn().unwrap();
+    let held = child.stdin.take();
+    let said = tokio::time::timeout(crate::common::PATIENCE, child.wait_with_output());
+    let said = said.await.expect("crictl in a terminal hangs").unwrap();
+    drop(held);
+    String::from_utf8_lossy(&said.stdout).into_owned()
+}
+
 /// A certificate that signs itself, for localhost, with its key.
-pub(crate) fn certificate(dir: &std::path::Path) {
+fn certificate(dir: &std::path::Path) {
     let mut openssl = std::process::Command::new("openssl");
     openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
     openssl.args([
@@ -279,5 +369,82 @@ async fn tls_is_spoken_and_a_new_certificate_is_taken_without_a_restart() {
     let options: Vec<_> = options.iter().map(String::as_str).collect();
     let said = exec(&node, "spdy", &options, &[&id, "true"], b"").await;
     assert!(!said.status.success(), "the old certificate is still shown");
+    node.finish().await;
+}
+
+/// A CA, and a certificate that it has signed, with their keys.
+fn signed_certificate(dir: &std::path::Path) {
+    let openssl = |words: &str| {
+        let mut openssl = std::process::Command::new("openssl");
+        openssl.args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2".split(' '));
+        openssl.args(words.split(' ')).current_dir(dir).stderr(Stdio::null());
+        assert!(openssl.status().unwrap().success(), "{words}");
+    };
+    openssl("-subj /CN=ca -keyout ca.key -out ca.pem");
+    let leaf = "-addext basicConstraints=critical,CA:FALSE";
+    openssl(&format!("-subj /CN=client -CA ca.pem -CAkey ca.key {leaf} -keyout key.pem -out cert.pem"));
+}
+
+/// A request for nothing, by a client with that certificate or none; what comes back, or nothing where the handshake fails.
+async fn asked_with(url: &str, certificate: Option<&std::path::Path>) -> String {
+    let address = url.strip_prefix("https://").unwrap().split('/').next().unwrap();
+    let mut client = tokio::process::Command::new("openssl");
+    client.args(["s_client", "-quiet", "-connect", address]);
+    if let Some(dir) = certificate {
+        client.arg("-cert").arg(dir.join("cert.pem")).arg("-key").arg(dir.join("key.pem"));
+    }
+    client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    let mut child = client.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let _ = stdin.write_all(b"GET /exec/none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    let said = tokio::time::timeout(crate::common::PATIENCE, child.wait_with_output()).await;
+    drop(stdin);
+    String::from_utf8_lossy(&said.expect("openssl hangs").unwrap().stdout).into_owned()
+}
+
+#[tokio::test]
+async fn with_a_ca_for_clients_only_those_that_it_has_signed_are_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let [server, kubelet, stranger] = ["server", "kubelet", "stranger"].map(|name| dir.path().join(name));
+    for dir in [&server, &kubelet, &stranger] {
+        std::fs::create_dir(dir).unwrap();
+    }
+    certificate(&server);
+    signed_certificate(&kubelet);
+    signed_certificate(&stranger);
+    let ca = dir.path().join("ca.pem");
+    std::fs::copy(kubelet.join("ca.pem"), &ca).unwrap();
+    let file = |dir: &std::path::Path, name: &str| dir.join(name).display().to_string();
+    let mut node = Node::start_with(&format!(
+        "streaming.tls_cert = \"{}\"\nstreaming.tls_key = \"{}\"\nstreaming.tls_client_ca = \"{}\"\n",
+        file(&server, "cert.pem"),
+        file(&server, "key.pem"),
+        ca.display()
+    ))
+    .await;
+    node.pull(&pushed_busybox().await.reference).await.unwrap();
+    let pod = node.run_pod(PodSpec::new(&node, "streaming")).await;
+    let id = node.run(&pod, ContainerSpec::waiting("c")).await;
+    let url = node.exec_url(&id, &["true"], false).await;
+    let served = |said: String| said.starts_with("HTTP/1.1 404");
+    // At last the stranger is let in, and the kubelet no longer, without a restart.
+    for (known, unknown) in [(&kubelet, &stranger), (&stranger, &kubelet)] {
+        std::fs::copy(known.join("ca.pem"), &ca).unwrap();
+        assert!(served(asked_with(&url, Some(known)).await));
+        assert_eq!(asked_with(&url, Some(unknown)).await, "");
+        assert_eq!(asked_with(&url, None).await, "");
+        for transport in TRANSPORTS {
+            let run = async |client: &std::path::Path| {
+                let options =
+                    tls_options(&server.join("cert.pem"), &client.join("cert.pem"), &client.join("key.pem"));
+                let options: Vec<_> = options.iter().map(String::as_str).collect();
+                exec(&node, transport, &options, &[&id, "echo", "secret"], b"").await
+            };
+            let said = run(known).await;
+            assert_eq!(String::from_utf8_lossy(&said.stdout), "secret\n", "{transport}: {said:?}");
+            let said = run(unknown).await;
+            assert!(!said.status.success() && said.stdout.is_empty(), "{transport}: {said:?}");
+        }
+    }
     node.finish().await;
 }

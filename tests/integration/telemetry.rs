@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
@@ -12,6 +14,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
+use opentelemetry_proto::tonic::common::v1::any_value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use podd::api;
 use rustix::process::{Pid, Signal, kill_process};
@@ -23,7 +26,6 @@ use tonic::{Request, Response, Status};
 
 use crate::common::requests::Pod;
 use crate::common::{ContainerSpec, Node, PodSpec, eventually, free_port};
-use crate::streaming::certificate;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -135,7 +137,7 @@ async fn have_everything_happen(node: &mut Node) -> Pod {
     node.pull("127.0.0.1:1/none:1").await.unwrap_err();
     fs::write(
         node.names.cni_conf_dir().join("10-podd-test.conflist"),
-        r#"{"cniVersion":"1.0.0","name":"broken","plugins":[{"type":"host-device","device":"none"}]}"#,
+        r#"{"cniVersion":"1.0.0","name":"broken","plugins":[{"type":"tuning"}]}"#,
     )
     .unwrap();
     node.try_run_pod(&PodSpec::new(node, "unconnected")).await.unwrap_err();
@@ -154,6 +156,8 @@ async fn a_scrape_has_all_that_is_documented_and_nothing_else() {
     node.start_again().await;
     have_everything_happen(&mut node).await;
     let text = scrape(port).await;
+    // What docs/observability.md shows a part of: --nocapture has it.
+    println!("{text}");
     assert_eq!(families(&text), documented(), "docs/metrics.md (right) is not what is scraped (left)");
     for (series, at_least) in [
         ("podd_cri_operation_seconds_count{rpc=\"RunPodSandbox\"}", 2.0),
@@ -162,7 +166,7 @@ async fn a_scrape_has_all_that_is_documented_and_nothing_else() {
         ("podd_stage_seconds_count{stage=\"mounting the root filesystem\"}", 2.0),
         ("podd_stage_errors_total{stage=\"setting up the network\"}", 1.0),
         ("podd_cni_plugin_seconds_count{plugin=\"bridge\",command=\"ADD\"}", 1.0),
-        ("podd_cni_plugin_errors_total{plugin=\"host-device\",command=\"ADD\"}", 1.0),
+        ("podd_cni_plugin_errors_total{plugin=\"tuning\",command=\"ADD\"}", 1.0),
         ("podd_pulls_total{result=\"succeeded\"}", 1.0),
         ("podd_pull_errors_total{kind=\"unavailable\"}", 1.0),
         ("podd_pull_layers_total{origin=\"fetched\"}", 1.0),
@@ -263,6 +267,18 @@ async fn metrics_are_served_on_a_socket_and_over_tls_and_only_there() {
     assert!(!socket.exists(), "the socket outlives the daemon");
     node.start_again().await;
     node.finish().await;
+}
+
+/// A certificate that is its own authority and that of a server, as strict verifiers want it.
+fn certificate(dir: &Path) {
+    let config = "[req]\ndistinguished_name=dn\nx509_extensions=ext\nprompt=no\n[dn]\nCN=localhost\n\
+                  [ext]\nsubjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n";
+    fs::write(dir.join("req.conf"), config).unwrap();
+    let mut openssl = std::process::Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
+    openssl.args(["-days", "2", "-config"]).arg(dir.join("req.conf"));
+    openssl.arg("-keyout").arg(dir.join("key.pem")).arg("-out").arg(dir.join("cert.pem"));
+    assert!(openssl.stderr(std::process::Stdio::null()).status().unwrap().success());
 }
 
 async fn tls(port: u16, root: &[u8]) -> std::io::Result<impl AsyncRead + AsyncWrite + Unpin + use<>> {
@@ -370,6 +386,33 @@ async fn the_kubelets_trace_goes_on_through_every_stage_of_a_pods_start() {
     node.finish().await;
 }
 
+/// Prints a span and what is within it: beginning and duration in milliseconds, name, object.
+fn show(all: &[Span], span: &Span, zero: u64, depth: usize) {
+    let milliseconds = |nanos: u64| nanos as f64 / 1e6;
+    let text = |key: &str| {
+        let value = span.attributes.iter().find(|attribute| attribute.key == key)?.value.as_ref()?;
+        match value.value.as_ref()? {
+            any_value::Value::StringValue(text) => Some(text.clone()),
+            _ => None,
+        }
+    };
+    let (start, end) = (span.start_time_unix_nano, span.end_time_unix_nano);
+    println!(
+        "{:8.2} {:8.2}  {:indent$}{}  {}",
+        milliseconds(start.saturating_sub(zero)),
+        milliseconds(end - start),
+        "",
+        span.name,
+        text("object").unwrap_or_default(),
+        indent = depth * 2
+    );
+    let mut inner: Vec<_> = all.iter().filter(|other| other.parent_span_id == span.span_id).collect();
+    inner.sort_by_key(|span| span.start_time_unix_nano);
+    for span in inner {
+        show(all, span, zero, depth + 1);
+    }
+}
+
 #[tokio::test]
 async fn a_sampled_start_is_traced_down_to_the_runtime_and_flushed_at_the_end() {
     let (collector, port) = Collector::start().await;
@@ -385,6 +428,11 @@ async fn a_sampled_start_is_traced_down_to_the_runtime_and_flushed_at_the_end() 
         ["CreateContainer", "StartContainer", "mounting the root filesystem", "running the runtime's create"]
     {
         assert!(spans.contains_key(name), "{name} is not in {:?}", spans.keys());
+    }
+    // What docs/observability.md shows: --nocapture has it.
+    let all = collector.0.lock().unwrap().clone();
+    for rpc in ["RunPodSandbox", "CreateContainer", "StartContainer"] {
+        show(&all, &spans[rpc], spans[rpc].start_time_unix_nano, 0);
     }
     let create = &spans["creating the container with its runtime"];
     assert_eq!(spans["mounting the root filesystem"].parent_span_id, create.span_id);
@@ -449,42 +497,53 @@ async fn sighup_sets_the_level_and_says_what_waits_for_a_restart() {
     node.finish().await;
 }
 
+/// What comes to a journal, until it is to stop; then nothing listens there any more.
+fn read_journal(
+    journal: UnixDatagram,
+    lines: Arc<Mutex<Vec<String>>>,
+    stop: Arc<AtomicBool>,
+) -> std::thread::JoinHandle<()> {
+    journal.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    std::thread::spawn(move || {
+        let mut bytes = vec![0; 256 << 10];
+        while !stop.load(Ordering::Relaxed) {
+            if let Ok(length) = journal.recv(&mut bytes) {
+                lines.lock().unwrap().push(String::from_utf8_lossy(&bytes[..length]).into_owned());
+            }
+        }
+    })
+}
+
 #[tokio::test]
 async fn the_journal_gets_the_pod_and_the_container_of_each_line() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("journal");
-    let journal = UnixDatagram::bind(&path).unwrap();
-    journal.set_nonblocking(true).unwrap();
+    let (lines, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+    let journal = read_journal(UnixDatagram::bind(&path).unwrap(), Arc::clone(&lines), Arc::clone(&stop));
     let mut node =
         Node::start_with(&format!("log_format = \"journald\"\njournal_socket = \"{}\"\n", path.display()))
             .await;
-    let mut lines = Vec::new();
-    let receive = |lines: &mut Vec<String>| {
-        let mut bytes = vec![0; 256 << 10];
-        while let Ok(length) = journal.recv(&mut bytes) {
-            lines.push(String::from_utf8_lossy(&bytes[..length]).into_owned());
-        }
-    };
-    receive(&mut lines);
     let pod = node.run_pod(PodSpec::new(&node, "journalled")).await;
-    receive(&mut lines);
     let container = node.run(&pod, ContainerSpec::waiting("c")).await;
-    receive(&mut lines);
     let (of_pod, of_container) = (format!("\nPOD={}\n", pod.id), format!("\nCONTAINER={container}\n"));
-    let has = |words: &[&str]| lines.iter().any(|line| words.iter().all(|word| line.contains(word)));
+    let lines = || lines.lock().unwrap().clone();
+    let has = |words: &[&str]| lines().iter().any(|line| words.iter().all(|word| line.contains(word)));
     assert!(
         has(&["MESSAGE=pod is ready\n", "PRIORITY=6\n", "SYSLOG_IDENTIFIER=podd\n", &of_pod]),
-        "{lines:#?}"
+        "{:#?}",
+        lines()
     );
-    assert!(has(&["MESSAGE=container is started\n", &of_pod, &of_container]), "{lines:#?}");
+    assert!(has(&["MESSAGE=container is started\n", &of_pod, &of_container]), "{:#?}", lines());
     assert!(
         has(&["STAGE=making the namespaces\n", &of_pod]),
-        "a stage's line has the span's pod: {lines:#?}"
+        "a stage's line has the span's pod: {:#?}",
+        lines()
     );
-    assert!(has(&["STAGE=running CNI ADD\n", "OBJECT=bridge\n", &of_pod]), "{lines:#?}");
+    assert!(has(&["STAGE=running CNI ADD\n", "OBJECT=bridge\n", &of_pod]), "{:#?}", lines());
     assert!(node.log().is_empty(), "{}", node.log());
     // A journal that went away does not hold the daemon up; what it does not take goes to standard error.
-    drop(journal);
+    stop.store(true, Ordering::Relaxed);
+    journal.join().unwrap();
     fs::remove_file(&path).unwrap();
     node.stop_pod(&pod.id).await;
     assert!(node.log().contains("pod is stopped"), "{}", node.log());

@@ -46,6 +46,12 @@ pub struct Settings {
     pub stdin: bool,
     /// The CRI log; empty if output is to be thrown away.
     pub log_path: PathBuf,
+    /// The size that the log's file stays within, in bytes, until it is rotated; 0 is no limit.
+    pub log_size_max: u64,
+    /// The most that is logged in a second on the average, in bytes of the log; 0 is no limit.
+    pub log_rate: u64,
+    /// How much more than that may be logged at once after a quiet time; 0 is as much as in a second.
+    pub log_rate_burst: u64,
     /// Where the exit record goes, by rename.
     pub exit_file: PathBuf,
     /// The file that counts OOM kills in a line `oom_kill N`: `memory.events` of the container's cgroup, or
@@ -107,6 +113,10 @@ mod tag {
     pub(super) const LOG_PATH: u16 = CRITICAL | 16;
     pub(super) const EXIT_FILE: u16 = CRITICAL | 17;
     pub(super) const OOM_FILE: u16 = 18;
+    // A monitor that does not know of these logs without limits.
+    pub(super) const LOG_SIZE_MAX: u16 = 19;
+    pub(super) const LOG_RATE: u16 = 20;
+    pub(super) const LOG_RATE_BURST: u16 = 21;
     pub(super) const USER_NAMESPACE: u16 = CRITICAL | 30;
     pub(super) const ROOT_UID: u16 = CRITICAL | 31;
     pub(super) const ROOT_GID: u16 = CRITICAL | 32;
@@ -159,6 +169,13 @@ impl Settings {
         let writer = flag(tag::STDIN, self.stdin, writer);
         let writer = path(tag::LOG_PATH, &self.log_path, writer);
         let writer = path(tag::EXIT_FILE, &self.exit_file, writer);
+        let limits = [
+            (tag::LOG_SIZE_MAX, self.log_size_max),
+            (tag::LOG_RATE, self.log_rate),
+            (tag::LOG_RATE_BURST, self.log_rate_burst),
+        ];
+        let set = limits.into_iter().filter(|(_, limit)| *limit > 0);
+        let writer = set.fold(writer, |writer, (tag, limit)| record(writer, tag, &limit.to_le_bytes()));
         self.encode_tree(path(tag::OOM_FILE, &self.oom_file, writer))
     }
 
@@ -210,6 +227,9 @@ impl Settings {
             tag::TERMINAL => self.terminal = Reader(value).u8()? != 0,
             tag::STDIN => self.stdin = Reader(value).u8()? != 0,
             tag::LOG_PATH => self.log_path = path(),
+            tag::LOG_SIZE_MAX => self.log_size_max = Reader(value).u64()?,
+            tag::LOG_RATE => self.log_rate = Reader(value).u64()?,
+            tag::LOG_RATE_BURST => self.log_rate_burst = Reader(value).u64()?,
             tag::EXIT_FILE => self.exit_file = path(),
             tag::OOM_FILE => self.oom_file = path(),
             tag::VOLUME => self.volumes.push(Vec::new()),

@@ -31,6 +31,9 @@ fn settings() -> Settings {
         terminal: true,
         stdin: false,
         log_path: "/var/log/pods/x/0.log".into(),
+        log_size_max: 1 << 40,
+        log_rate: 1_000_000,
+        log_rate_burst: 7,
         exit_file: "/run/podd/exits/c1".into(),
         oom_file: PathBuf::new(),
         volumes: vec![vec!["/layers/1".into(), "/layers/0".into()], vec!["/layers/0".into()]],
@@ -108,6 +111,25 @@ fn unknown_settings_are_skipped_unless_they_are_critical() {
     };
     assert_eq!(frame(0x0777).unwrap(), Request::Settings(Box::new(settings())));
     assert_eq!(frame(0x8777), Err(ProtocolError::UnknownCriticalSetting(0x8777)));
+}
+
+#[test]
+fn an_older_monitor_passes_over_the_limits_of_logs() {
+    let tags = |settings: Settings| {
+        let payload = &settings.encode(Writer::new(2)).finish()[6..];
+        let (mut rest, mut tags) = (payload, Vec::new());
+        while let Some((head, more)) = rest.split_first_chunk::<6>() {
+            let length = u32::from_le_bytes([head[2], head[3], head[4], head[5]]) as usize;
+            tags.push(u16::from_le_bytes([head[0], head[1]]));
+            rest = &more[length..];
+        }
+        tags
+    };
+    let without = Settings { log_size_max: 0, log_rate: 0, log_rate_burst: 0, ..settings() };
+    let known = tags(without);
+    let new: Vec<_> = tags(settings()).into_iter().filter(|tag| !known.contains(tag)).collect();
+    assert_eq!(new.len(), 3);
+    assert!(new.iter().all(|tag| tag & 0x8000 == 0), "{new:?}");
 }
 
 #[test]

@@ -143,6 +143,13 @@ impl Policies {
         }
     }
 
+    /// What is wrong with the node's policy and those of its namespaces; reads all of them.
+    pub fn check(&self) -> Vec<PolicyError> {
+        let namespaced = self.namespaces();
+        let all = [None].into_iter().chain(namespaced.iter().map(|name| Some(name.as_str())));
+        all.filter_map(|namespace| self.of(namespace).err()).collect()
+    }
+
     /// Whether any policy of the node may need the signatures of the image one day: a pod of another namespace may use
     /// what this one pulls. Reads the directory of policies.
     pub fn may_ask_for_signatures(&self, image: &Reference) -> bool {

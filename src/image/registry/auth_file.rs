@@ -80,7 +80,7 @@ impl PullAuth {
 
 impl AuthFile {
     /// Reads a file; `None` where there is none.
-    pub(super) fn read(path: &Path) -> Result<Option<Self>, CredentialsError> {
+    pub fn read(path: &Path) -> Result<Option<Self>, CredentialsError> {
         let failed = |source| CredentialsError::Read { path: path.to_owned(), source };
         let text = match read_bounded(path, LARGEST_FILE) {
             Ok(text) => text,

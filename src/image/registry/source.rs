@@ -23,6 +23,7 @@ use super::{Known, RegistryClient};
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::registries::Role;
+use crate::telemetry::metrics;
 
 /// Where one image comes from; clones are the same source.
 #[derive(Clone)]
@@ -199,6 +200,7 @@ impl Round<'_> {
                 }
                 self.order.retain(|index| self.failures.get(index).is_some_and(RegistryError::may_pass));
                 (self.patient, self.next) = (true, 0);
+                metrics().retry();
                 tokio::time::sleep(self.source.transport().backoff(1)).await;
                 continue;
             };

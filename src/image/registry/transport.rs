@@ -256,7 +256,10 @@ impl Transport {
         let mut tries = 1;
         loop {
             match self.probe(link, https, http, context).await {
-                Err(_) if tries < link.tries => tokio::time::sleep(self.backoff(tries)).await,
+                Err(_) if tries < link.tries => {
+                    metrics().retry();
+                    tokio::time::sleep(self.backoff(tries)).await;
+                }
                 result => return result,
             }
             tries += 1;

@@ -15,11 +15,12 @@ use serde::de::DeserializeOwned;
 
 use super::background::Unwanted;
 use super::bundle::cgroup_of;
-use super::container::{ContainerRecord, ContainerStage};
+use super::container::{Container, ContainerRecord, ContainerStage};
 use super::error::chain;
+use super::events::EventKind;
 use super::resources::Remains;
-use super::sandbox::{Pod, PodRecord};
-use super::state::{ContainerState, now};
+use super::sandbox::{Pod, PodRecord, PodStage};
+use super::state::{ContainerState, PodState, now};
 use super::{OpenError, Pods};
 use crate::id::{ContainerId, PodId};
 use crate::monitor::{self, Monitor};
@@ -32,12 +33,14 @@ use plan::{ContainerPlan, Observed, PodPlan};
 pub(super) async fn run(pods: &Arc<Pods>) -> Result<(), OpenError> {
     let pod_ids: Vec<PodId> = ids(&pods.paths.pods())?;
     let container_ids: Vec<ContainerId> = ids(&pods.paths.containers())?;
+    let (mut lost, mut found) = (Vec::new(), Vec::new());
     for id in &pod_ids {
-        recover_pod(pods, id).await;
+        lost.extend(recover_pod(pods, id).await);
     }
     for id in &container_ids {
-        recover_container(pods, id).await;
+        found.extend(recover_container(pods, id).await);
     }
+    tell(pods, found, lost);
     // Pods that are not to be go after their containers.
     let known: HashSet<PodId> = pods.pods().iter().map(|pod| pod.facts.id.clone()).collect();
     for id in pod_ids.iter().filter(|id| !known.contains(*id)) {
@@ -74,20 +77,41 @@ pub(super) async fn run(pods: &Arc<Pods>) -> Result<(), OpenError> {
     Ok(())
 }
 
-async fn recover_pod(pods: &Arc<Pods>, id: &PodId) {
-    let Some(record) = read::<PodRecord>(&pods.paths.pod(id).record()) else { return };
+/// What is new since the records were written, told once every pod has all its containers again; and they are watched.
+fn tell(pods: &Arc<Pods>, found: Vec<(Arc<Container>, &[EventKind])>, lost: Vec<Arc<Pod>>) {
+    for (container, news) in found {
+        pods.publish(&container.pod, |teller| {
+            for kind in news {
+                teller.tell(*kind, container.facts.id.as_str());
+            }
+        });
+        pods.record_state(&container);
+        pods.watch(&container);
+    }
+    for pod in lost {
+        pods.lose(&pod);
+    }
+    if pods.index.pods().is_empty() {
+        pods.events.begin_anew();
+    }
+}
+
+/// Takes up a pod, and gives it where it has lost what it needs.
+async fn recover_pod(pods: &Arc<Pods>, id: &PodId) -> Option<Arc<Pod>> {
+    let record = read::<PodRecord>(&pods.paths.pod(id).record())?;
     let pinned = record.facts.host_network() || pods.paths.pod(id).network.exists();
     match plan::pod(&record.stage, record.boot_id == pods.boot_id, pinned) {
-        PodPlan::Undo => {}
+        PodPlan::Undo => None,
         PodPlan::Adopt(state) => {
             pods.pod_names.take(record.facts.name.clone(), id.clone());
-            let pod = Arc::new(Pod::new(record.facts, state, Arc::default()));
+            // What is found to be lost is news; what was before is what a reader may know.
+            let before = if let PodStage::Settled(before) = record.stage { before } else { state.clone() };
+            let pod = Arc::new(Pod::new(record.facts, before, Arc::default()));
             pod.set_resources(record.resources);
             pod.claim();
-            if pod.is_ready() && !pods.take_up_pause(&pod).await {
-                pods.lose(&pod);
-            }
-            pods.index.add_pod(pod);
+            pods.index.add_pod(Arc::clone(&pod));
+            let whole = state != PodState::NotReady && pods.take_up_pause(&pod).await;
+            (pod.is_ready() && !whole).then_some(pod)
         }
     }
 }
@@ -98,10 +122,15 @@ async fn undo_pod(pods: &Arc<Pods>, id: &PodId) {
     pods.undo_leak(Unwanted::Pod(remains)).await;
 }
 
-async fn recover_container(pods: &Arc<Pods>, id: &ContainerId) {
+/// Takes up a container, and gives it with what is new of it.
+async fn recover_container(
+    pods: &Arc<Pods>,
+    id: &ContainerId,
+) -> Option<(Arc<Container>, &'static [EventKind])> {
     let Some(record) = read::<ContainerRecord>(&pods.paths.container(id).record()) else {
         let cgroup = cgroup_of(&pods.paths.container(id).dir);
-        return pods.undo_leak(Unwanted::Container(id.clone(), cgroup)).await;
+        pods.undo_leak(Unwanted::Container(id.clone(), cgroup)).await;
+        return None;
     };
     let pod = pods.pod(record.facts.name.pod.as_str());
     let observed = observe(pods, &record).await;
@@ -109,13 +138,16 @@ async fn recover_container(pods: &Arc<Pods>, id: &ContainerId) {
         (ContainerPlan::Adopt { process, state }, Ok(pod)) => {
             pods.container_names.take(record.facts.name.clone(), id.clone());
             let monitor = reconnect(pods, id, &state).await;
-            let container = pods.adopt(record.facts, &pod, process, state, monitor);
+            let news = plan::news(&record.stage, &state);
+            let container = Arc::new(Container::new(record.facts, pod, process, state, monitor));
             container.set_resources(record.resources);
             container.claim();
-            pods.record_state(&container);
+            pods.index.add_container(Arc::clone(&container));
+            Some((container, news))
         }
         (ContainerPlan::Undo, _) | (_, Err(_)) => {
             pods.undo_leak(Unwanted::Container(id.clone(), Some(record.facts.cgroup))).await;
+            None
         }
     }
 }

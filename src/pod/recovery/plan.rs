@@ -2,6 +2,7 @@
 
 use crate::monitor::ExitRecord;
 use crate::pod::container::ContainerStage;
+use crate::pod::events::EventKind;
 use crate::pod::sandbox::PodStage;
 use crate::pod::state::{ContainerState, Nanos, PodState};
 use crate::sys::process::Process;
@@ -66,6 +67,21 @@ pub(super) fn container(stage: &ContainerStage, observed: &Observed) -> Containe
         }
     }
     ContainerPlan::Adopt { process, state }
+}
+
+/// What a reader of events has missed of a container that is adopted in this state.
+pub(super) fn news(stage: &ContainerStage, after: &ContainerState) -> &'static [EventKind] {
+    let ContainerStage::Settled { state: before, .. } = stage else { return &[] };
+    match (before, after) {
+        (ContainerState::Created, ContainerState::Running { .. }) => &[EventKind::Started],
+        (ContainerState::Created, ContainerState::Exited(exit)) if exit.started_at != 0 => {
+            &[EventKind::Started, EventKind::Stopped]
+        }
+        (ContainerState::Created | ContainerState::Running { .. }, ContainerState::Exited(_)) => {
+            &[EventKind::Stopped]
+        }
+        _ => &[],
+    }
 }
 
 /// The plan for a pod, by whether its record is of this boot and its network namespace is still pinned.
@@ -159,6 +175,28 @@ mod tests {
             panic!("{plan:?}")
         };
         assert_eq!((exit.started_at, exit.finished_at, exit.code), (5, 50, 3));
+    }
+
+    #[test]
+    fn what_has_happened_while_the_daemon_was_down_is_news() {
+        let exited = |started_at| {
+            let reason = Reason::Error;
+            ContainerState::Exited(Exit {
+                started_at,
+                finished_at: 9,
+                code: 1,
+                reason,
+                message: String::new(),
+            })
+        };
+        let running = ContainerState::Running { started_at: 5 };
+        let told = |before: &ContainerState, after| news(&settled(before.clone()), &after);
+        assert_eq!(told(&ContainerState::Created, running.clone()), [EventKind::Started]);
+        assert_eq!(told(&ContainerState::Created, exited(5)), [EventKind::Started, EventKind::Stopped]);
+        assert_eq!(told(&ContainerState::Created, exited(0)), [EventKind::Stopped]);
+        assert_eq!(told(&running, exited(5)), [EventKind::Stopped]);
+        assert!(told(&running, running.clone()).is_empty());
+        assert!(told(&exited(5), exited(5)).is_empty());
     }
 
     #[test]

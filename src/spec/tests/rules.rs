@@ -192,14 +192,14 @@ fn the_operators_mounts_come_over_podds_and_under_the_clients() {
 }
 
 #[test]
-fn b27_an_image_is_mounted_read_only_and_without_programs_or_devices() {
+fn b27_an_image_is_mounted_read_only_and_without_devices() {
     let case = Case::new(json!({"mounts": [
         {"container_path": "/model", "image": {"image": "x"}, "readonly": true, "image_sub_path": "a"},
     ]}))
     .with_sources(SourcePropagation::Private);
     let document = case.json();
     let mount = document["mounts"].as_array().unwrap().iter().find(|mount| mount["destination"] == "/model");
-    let options = json!(["rbind", "rprivate", "ro", "nosuid", "nodev", "noexec"]);
+    let options = json!(["rbind", "rprivate", "ro", "nosuid", "nodev"]);
     assert_eq!(mount.unwrap()["options"], options);
 }
 

@@ -22,7 +22,13 @@ const STREAMS_MAX: usize = 1000;
 const OPENING_MAX: usize = 256;
 /// How much is read at once, in bytes.
 const READ_SIZE: usize = 128 << 10;
-/// How many messages wait to be written; what waits has been made by a few writers, of pieces of at most 256 KiB.
+/// How much comes on a connection before the peer is told that it may send as much again. What nobody reads counts as well: the
+/// windows of the streams hold up a peer, this one does not.
+const UPDATE_EVERY: usize = 32 << 10;
+const WIDE_UPDATE_EVERY: usize = 1 << 20;
+/// By how much the connection's window is made wider with the first update.
+const WIDENING: usize = 4 << 20;
+/// How many messages wait to be written. How much data they may hold is bounded apart from that.
 const OUT_MAX: usize = 32;
 /// Pieces up to this size are gathered into one write.
 const SMALL: usize = 4 << 10;
@@ -76,7 +82,9 @@ impl Connection {
         let shared = Shared::new(out);
         let (from, to) = tokio::io::split(io);
         let active = Arc::new(Activity::new());
-        let reader = Reader { from, parser: Parser::new(), opener, last: 0, shared: Arc::clone(&shared) };
+        let received = Received::default();
+        let reader =
+            Reader { from, parser: Parser::new(), opener, last: 0, received, shared: Arc::clone(&shared) };
         let writing = tokio::spawn(write(to, queue, Arc::clone(&shared), Arc::clone(&active)));
         let reading = tokio::spawn(reader.run(active, idle));
         Self { opened, shared, reading, writing }
@@ -133,7 +141,16 @@ struct Reader<T> {
     opener: mpsc::Sender<Opening>,
     /// The highest number of a stream up to now.
     last: StreamId,
+    received: Received,
     shared: Arc<Shared>,
+}
+
+/// Data that the peer has not been told of that it may send as much again.
+#[derive(Default)]
+struct Received {
+    bytes: usize,
+    /// Whether the connection's window has been made wider.
+    wide: bool,
 }
 
 impl<T: AsyncRead> Reader<T> {
@@ -163,10 +180,13 @@ impl<T: AsyncRead> Reader<T> {
         while let Some(frame) = self.parser.next(input)? {
             match frame {
                 Frame::SynStream { id, fin, headers } => self.open(id, fin, headers),
-                Frame::Data { id, fin, data } => self.shared.deliver(id, fin, data).await,
+                Frame::Data { id, fin, data } => {
+                    self.report(data.len());
+                    self.shared.deliver(id, fin, data).await;
+                }
                 Frame::Headers { id, fin: true, .. } => self.shared.deliver(id, true, Bytes::new()).await,
                 Frame::RstStream { id, .. } => self.shared.reset(id),
-                Frame::WindowUpdate { id, delta } => self.shared.widen(id, delta),
+                Frame::WindowUpdate { id, delta } => self.widen(id, delta)?,
                 Frame::Settings { initial_window: Some(window) } => self.shared.begin_with(window),
                 // An even number is the answer to a ping of ours, of which there are none.
                 Frame::Ping { id } if id % 2 == 1 => self.say(Frame::Ping { id }),
@@ -178,6 +198,34 @@ impl<T: AsyncRead> Reader<T> {
             }
         }
         Ok(())
+    }
+
+    /// A queue that is full is told next time.
+    fn report(&mut self, bytes: usize) {
+        let Received { bytes: before, wide } = self.received;
+        let (every, more) = if wide { (WIDE_UPDATE_EVERY, 0) } else { (UPDATE_EVERY, WIDENING) };
+        self.received.bytes = before + bytes;
+        if self.received.bytes < every {
+            return;
+        }
+        let delta = u32::try_from(self.received.bytes + more).unwrap_or(u32::MAX);
+        let update = Frame::WindowUpdate { id: 0, delta };
+        if self.shared.out.try_send(Out::Control(update)).is_ok() {
+            self.received = Received { bytes: 0, wide: true };
+        }
+    }
+
+    /// A window that overflows is the end of its stream, or of the connection (2.6.8).
+    fn widen(&self, id: StreamId, delta: u32) -> Result<(), SpdyError> {
+        match (self.shared.widen(id, delta), id) {
+            (true, _) => Ok(()),
+            (false, 0) => Err(SpdyError::Protocol("the window of the connection is wider than 2 GiB")),
+            (false, id) => {
+                self.shared.reset(id);
+                self.say(Frame::RstStream { id, status: Reset::FlowControl });
+                Ok(())
+            }
+        }
     }
 
     fn open(&mut self, id: StreamId, fin: bool, headers: Headers) {
@@ -231,7 +279,8 @@ async fn write_batch<T: AsyncWrite>(
     for out in batch.drain(..) {
         match out {
             Out::Control(frame) => writer.control(&frame, small),
-            Out::Data { id, fin, data } => {
+            // The place is given back with the end of this turn, when the data is written or with the small ones.
+            Out::Data { id, fin, data, place: _place } => {
                 small.extend_from_slice(&data_head(id, fin, data.len()));
                 if data.len() <= SMALL {
                     small.extend_from_slice(&data);

@@ -17,7 +17,7 @@ mod frame;
 mod headers;
 mod stream;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub use connection::{Connection, Opening};
 pub use frame::{Reset, StreamId};
@@ -42,6 +42,40 @@ pub(super) fn parse_all(bytes: &[u8], piece: usize) -> usize {
         }
     }
     found
+}
+
+/// What a client says that does for each four bytes one of the things that a client of port-forward can do, or should not:
+/// pack a little or much into a header block, name a stream twice, widen a window without end.
+#[cfg(podd_fuzzing)]
+pub(super) fn script(bytes: &[u8]) -> Vec<u8> {
+    use frame::Frame;
+    let (mut writer, mut out) = (frame::Writer::new(), bytes::BytesMut::new());
+    for step in bytes.chunks_exact(4) {
+        let [what, id, a, b] = [step[0], step[1], step[2], step[3]];
+        let id = StreamId::from(id);
+        let kind = if a % 2 == 0 { "data" } else { "error" };
+        let headers = Headers::default().with("streamType", kind).with("port", &(b % 3).to_string());
+        let frame = match what % 8 {
+            0 => Frame::SynStream {
+                id,
+                fin: a > 250,
+                headers: headers.with("requestID", &(b % 8).to_string()),
+            },
+            1 => Frame::SynStream { id, fin: false, headers },
+            2 => Frame::SynStream {
+                id,
+                fin: false,
+                headers: headers.with("x", &"0".repeat(usize::from(a) << 9)),
+            },
+            3 => Frame::Data { id, fin: a > 200, data: vec![b; usize::from(b) << 6].into() },
+            4 => Frame::RstStream { id, status: Reset::Other(u32::from(a)) },
+            5 => Frame::WindowUpdate { id, delta: u32::from(a) << 23 },
+            6 => Frame::Settings { initial_window: Some(u32::from(a) << 23 | u32::from(b)) },
+            _ => Frame::Ping { id },
+        };
+        writer.control(&frame, &mut out);
+    }
+    out.to_vec()
 }
 
 /// A connection that cannot go on.

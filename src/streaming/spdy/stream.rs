@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::frame::{DATA_MAX, Frame, Reset, StreamId};
 use super::headers::Headers;
@@ -13,8 +13,16 @@ use crate::streaming::inbox::{End, Inbox};
 
 /// The window of a stream that the protocol begins with, and of the connection (2.6.8).
 const WINDOW: i64 = 64 << 10;
-/// How much is read before the peer is told that it may send as much again.
+/// What a window may never be larger than (2.6.8).
+const WINDOW_MAX: i64 = (1 << 31) - 1;
+/// How much is read of a stream before the peer is told that it may send as much again: at first, and once its window has been
+/// made wider, which spares a busy stream most of the updates.
 const UPDATE_EVERY: usize = 32 << 10;
+const WIDE_UPDATE_EVERY: usize = 192 << 10;
+/// By how much the window of a stream that is read is made wider. An inbox holds more than the whole of it.
+const WIDENING: usize = 320 << 10;
+/// How much may wait to be written on a connection, in bytes.
+const QUEUE_MAX: usize = 1 << 20;
 
 /// What the writer task is given.
 pub(super) enum Out {
@@ -23,6 +31,8 @@ pub(super) enum Out {
         id: StreamId,
         fin: bool,
         data: Bytes,
+        /// Its place in the queue, given back when it is written.
+        place: Option<OwnedSemaphorePermit>,
     },
     /// Nothing follows.
     End,
@@ -35,6 +45,8 @@ pub(super) struct Shared {
     /// A window has grown, or a stream has ended.
     room_to_send: Notify,
     pub(super) out: mpsc::Sender<Out>,
+    /// A permit for each byte of data that may yet wait to be written.
+    queue: Arc<Semaphore>,
 }
 
 struct State {
@@ -63,7 +75,8 @@ impl Shared {
             connection_window: WINDOW,
             gone: false,
         };
-        Arc::new(Self { state: Mutex::new(state), room_to_send: Notify::new(), out })
+        let queue = Arc::new(Semaphore::new(QUEUE_MAX));
+        Arc::new(Self { state: Mutex::new(state), room_to_send: Notify::new(), out, queue })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -90,7 +103,7 @@ impl Shared {
         if fin {
             inbox.end(End::Fin);
         }
-        let read = ReadHalf { id, inbox, shared: Arc::clone(self), unreported: 0 };
+        let read = ReadHalf { id, inbox, shared: Arc::clone(self), unreported: 0, wide: false };
         let write = WriteHalf { id, shared: Arc::clone(self), over: false };
         Some(Stream { id, headers, read, write })
     }
@@ -135,20 +148,25 @@ impl Shared {
         self.room_to_send.notify_waiters();
     }
 
-    /// The peer lets more be sent, and so keeps windows.
-    pub(super) fn widen(&self, id: StreamId, delta: u32) {
+    /// The peer lets more be sent, and so keeps windows. False, and nothing is changed, where the window would be larger than
+    /// one can be.
+    pub(super) fn widen(&self, id: StreamId, delta: u32) -> bool {
         let mut state = self.lock();
         state.windows = true;
-        match id {
-            0 => state.connection_window += i64::from(delta),
-            id => {
-                if let Some(entry) = state.streams.get_mut(&id) {
-                    entry.window += i64::from(delta);
-                }
-            }
+        let window = match id {
+            0 => Some(&mut state.connection_window),
+            id => state.streams.get_mut(&id).map(|entry| &mut entry.window),
+        };
+        // A stream that is over has none.
+        let Some(window) = window else { return true };
+        let wider = *window + i64::from(delta);
+        if wider > WINDOW_MAX {
+            return false;
         }
+        *window = wider;
         drop(state);
         self.room_to_send.notify_waiters();
+        true
     }
 
     /// The peer names the window that streams begin with.
@@ -190,6 +208,13 @@ impl Shared {
         }
     }
 
+    /// Waits until so much more may wait to be written.
+    async fn place(&self, length: usize) -> Option<OwnedSemaphorePermit> {
+        // A piece is far smaller than the queue.
+        let permits = u32::try_from(length.min(QUEUE_MAX)).unwrap_or(0);
+        Arc::clone(&self.queue).acquire_many_owned(permits).await.ok()
+    }
+
     async fn send(&self, out: Out) -> io::Result<()> {
         self.out.send(out).await.map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
@@ -213,6 +238,8 @@ pub struct ReadHalf {
     inbox: Arc<Inbox>,
     shared: Arc<Shared>,
     unreported: usize,
+    /// Whether the peer's window has been made wider.
+    wide: bool,
 }
 
 impl ReadHalf {
@@ -223,20 +250,24 @@ impl ReadHalf {
         Ok(piece)
     }
 
+    /// The next bytes, if there are some already.
+    pub fn read_now(&mut self) -> Option<Bytes> {
+        let piece = self.inbox.take_now()?;
+        self.report(piece.len());
+        Some(piece)
+    }
+
     /// Tells the peer that what was read may be sent again. A queue that is full is told of it next time.
     fn report(&mut self, read: usize) {
         self.unreported += read;
-        if self.unreported < UPDATE_EVERY {
+        let (every, more) = if self.wide { (WIDE_UPDATE_EVERY, 0) } else { (UPDATE_EVERY, WIDENING) };
+        if self.unreported < every {
             return;
         }
-        let delta = u32::try_from(self.unreported).unwrap_or(u32::MAX);
-        if let Ok(mut permits) = self.shared.out.try_reserve_many(2) {
-            for id in [self.id, 0] {
-                if let Some(permit) = permits.next() {
-                    permit.send(Out::Control(Frame::WindowUpdate { id, delta }));
-                }
-            }
-            self.unreported = 0;
+        let delta = u32::try_from(self.unreported + more).unwrap_or(u32::MAX);
+        let update = Frame::WindowUpdate { id: self.id, delta };
+        if self.shared.out.try_send(Out::Control(update)).is_ok() {
+            (self.unreported, self.wide) = (0, true);
         }
     }
 }
@@ -260,7 +291,8 @@ impl WriteHalf {
         while !data.is_empty() {
             let room = self.shared.room(self.id, data.len()).await?;
             let data = data.split_to(room);
-            self.shared.send(Out::Data { id: self.id, fin: false, data }).await?;
+            let place = self.shared.place(room).await;
+            self.shared.send(Out::Data { id: self.id, fin: false, data, place }).await?;
         }
         Ok(())
     }
@@ -269,7 +301,7 @@ impl WriteHalf {
     pub async fn finish(mut self) -> io::Result<()> {
         self.over = true;
         self.shared.half_over(self.id, |entry| entry.sending = false);
-        self.shared.send(Out::Data { id: self.id, fin: true, data: Bytes::new() }).await
+        self.shared.send(Out::Data { id: self.id, fin: true, data: Bytes::new(), place: None }).await
     }
 
     /// Breaks the stream off in both directions.

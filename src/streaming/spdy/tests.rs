@@ -10,7 +10,7 @@ use super::{Connection, Headers};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-struct Client {
+pub(in crate::streaming) struct Client {
     io: DuplexStream,
     parser: Parser,
     writer: Writer,
@@ -18,7 +18,7 @@ struct Client {
 }
 
 impl Client {
-    fn new(idle: Duration) -> (Self, Connection) {
+    pub(in crate::streaming) fn new(idle: Duration) -> (Self, Connection) {
         let (io, server) = duplex(1 << 20);
         let client = Self { io, parser: Parser::new(), writer: Writer::new(), input: BytesMut::new() };
         (client, Connection::new(server, idle))
@@ -35,7 +35,45 @@ impl Client {
             .await;
     }
 
-    async fn data(&mut self, id: u32, fin: bool, data: &[u8]) {
+    /// Opens a stream of a port-forward.
+    pub(in crate::streaming) async fn open_half(&mut self, id: u32, kind: &str, port: u16, pair: &str) {
+        let headers = Headers::default().with("streamType", kind).with("port", &port.to_string());
+        self.say(Frame::SynStream { id, fin: false, headers: headers.with("requestID", pair) }).await;
+    }
+
+    /// What comes on a stream up to its end; what comes on others is passed over.
+    pub(in crate::streaming) async fn hear_all_of(&mut self, of: u32) -> Vec<u8> {
+        let mut all = Vec::new();
+        loop {
+            match self.hear().await.expect("the connection ended before the stream") {
+                Frame::Data { id, fin, data } if id == of => {
+                    all.extend_from_slice(&data);
+                    if fin {
+                        return all;
+                    }
+                }
+                Frame::RstStream { id, status } if id == of => panic!("reset: {status:?}"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether a stream is accepted.
+    pub(in crate::streaming) async fn is_accepted(&mut self, of: u32) -> bool {
+        loop {
+            match self.hear().await.expect("the connection ended before an answer") {
+                Frame::SynReply { id, .. } if id == of => return true,
+                Frame::RstStream { id, .. } if id == of => return false,
+                _ => {}
+            }
+        }
+    }
+
+    pub(in crate::streaming) async fn reset(&mut self, id: u32) {
+        self.say(Frame::RstStream { id, status: Reset::Cancel }).await;
+    }
+
+    pub(in crate::streaming) async fn data(&mut self, id: u32, fin: bool, data: &[u8]) {
         self.say(Frame::Data { id, fin, data: Bytes::copy_from_slice(data) }).await;
     }
 
@@ -163,6 +201,19 @@ async fn pings_are_answered_numbers_must_rise_and_what_breaks_the_protocol_ends_
     client.open(2).await;
     assert_eq!(client.hear().await, Some(Frame::RstStream { id: 2, status: Reset::ProtocolError }));
     client.io.write_all(&[0x80, 2, 0, 6, 0, 0, 0, 4, 0, 0, 0, 1]).await.unwrap();
+    assert!(server.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_window_that_overflows_ends_its_stream_and_that_of_the_connection_all() {
+    let (mut client, mut server) = Client::new(HOUR);
+    client.open(1).await;
+    let mut stream = server.next().await.unwrap().accept().await.unwrap();
+    client.hear().await.unwrap();
+    client.say(Frame::WindowUpdate { id: 1, delta: 0x7fff_ffff }).await;
+    assert_eq!(client.hear().await, Some(Frame::RstStream { id: 1, status: Reset::FlowControl }));
+    assert!(stream.write.write(Bytes::from_static(b"x")).await.is_err());
+    client.say(Frame::WindowUpdate { id: 0, delta: 0x7fff_ffff }).await;
     assert!(server.next().await.is_none());
 }
 

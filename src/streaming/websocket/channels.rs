@@ -32,7 +32,7 @@ use crate::streaming::inbox::{End, Inbox};
 /// The first byte of the message by which a client ends a stream.
 const CLOSE_SIGNAL: u8 = 255;
 /// How many messages wait to be written, each of at most 256 KiB.
-const OUT_MAX: usize = 16;
+const OUT_MAX: usize = 4;
 /// The most of a stream that goes into one message, in bytes.
 const PIECE_MAX: usize = 256 << 10;
 /// How long a client may take to close its end after we have closed ours.
@@ -136,6 +136,11 @@ impl Input {
     /// The next bytes; `None` is the end. An error says that the client, or the connection, broke it off.
     pub async fn read(&mut self) -> io::Result<Option<Bytes>> {
         self.inboxes[self.number].take().await
+    }
+
+    /// The next bytes, if there are some already.
+    pub fn read_now(&mut self) -> Option<Bytes> {
+        self.inboxes[self.number].take_now()
     }
 }
 

@@ -6,6 +6,8 @@
 use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::fs::fstat;
 use serde_json::Value;
@@ -27,10 +29,16 @@ const TAKEN: [&str; 8] = [
     "SYSLOG_IDENTIFIER",
 ];
 
+/// How long a line may wait for a journal that does not keep up, and how long none is tried after one that waited in vain.
+const PATIENCE: Duration = Duration::from_millis(20);
+const SILENCE: Duration = Duration::from_secs(1);
+
 /// The journal.
 pub(in crate::telemetry) struct Journal {
     socket: UnixDatagram,
     path: PathBuf,
+    // Held to read or set the time from which lines are sent again.
+    silent_until: Mutex<Option<Instant>>,
 }
 
 /// Whether what is written to standard error goes to the journal (systemd.exec(5), `$JOURNAL_STREAM`).
@@ -44,12 +52,22 @@ impl Journal {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         std::fs::metadata(path)?;
         let socket = UnixDatagram::unbound()?;
-        socket.set_nonblocking(true)?;
-        Ok(Self { socket, path: path.to_owned() })
+        socket.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self { socket, path: path.to_owned(), silent_until: Mutex::default() })
     }
 
+    /// Sends a line. The kernel's queue may hold no more than ten, so it waits a moment where that is full; `WouldBlock` says
+    /// that the line is lost.
     pub(super) fn send(&self, line: &Line<'_>) -> io::Result<()> {
-        self.socket.send_to(&datagram(line), &self.path).map(drop)
+        let silent = || self.silent_until.lock().unwrap_or_else(PoisonError::into_inner);
+        if silent().is_some_and(|until| Instant::now() < until) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let sent = self.socket.send_to(&datagram(line), &self.path);
+        if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            *silent() = Some(Instant::now() + SILENCE);
+        }
+        sent.map(drop)
     }
 }
 

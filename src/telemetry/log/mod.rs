@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A field of the event, or of an inner span, hides one of the same name further out, so each stands once. What a program
-//! outside has written cannot begin a line of its own: control characters are escaped. Writing never waits for the journal.
+//! outside has written cannot begin a line of its own: control characters are escaped. A journal that does not
+//! keep up is waited for 20 ms in a second, and no more.
 
 mod journal;
 mod line;
@@ -59,7 +60,6 @@ impl Lines {
             Self::Json => to_stderr(&text::json(line)),
             Self::Journal(journal) => match journal.send(line) {
                 Ok(()) => {}
-                // It does not keep up; waiting for it would hold what the line is about.
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => metrics().log_line_lost(),
                 Err(_) => to_stderr(&text::text(line, false)),
             },

@@ -7,7 +7,9 @@ pub mod node;
 pub mod probe;
 pub mod registry;
 pub mod requests;
+pub mod session;
 pub mod tar;
+pub mod terminal;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};

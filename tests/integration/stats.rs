@@ -482,7 +482,10 @@ async fn metrics_count_kills_for_want_of_memory_and_time_that_a_quota_took() {
     let pod = node.run_pod(PodSpec::new(&node, "pod")).await;
     // So little that a busy loop uses it up on a busy machine, too.
     let little = |config: &mut api::ContainerConfig| {
-        config.linux.as_mut().unwrap().resources.as_mut().unwrap().cpu_quota = 3000;
+        let resources = config.linux.as_mut().unwrap().resources.as_mut().unwrap();
+        resources.cpu_quota = 3000;
+        // A limit of both is met before that of memory, and not counted by every kernel.
+        resources.memory_swap_limit_in_bytes = -1;
     };
     let container = node.run(&pod, busy("busy", 1).with(limited(32)).with(little)).await;
     let killed = node.exec(&container, "exec tail -c 200000000 /dev/zero", 60).await.unwrap();

@@ -116,7 +116,7 @@ impl Files<'_> {
                 devices_v1(text, kind, &mut devices);
             }
         }
-        // Where swap is limited with memory the kernel meets that limit first, and counts there.
+        // Where swap is limited with memory the kernel meets that limit first: older ones count there, Linux 6.18 nowhere.
         let with_swap = self.number("memory", "memory.memsw.failcnt").unwrap_or(0);
         Details {
             cpu: user.zip(system).map(|(user, system)| Cpu { user, system, ..quota }),

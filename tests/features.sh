@@ -19,8 +19,8 @@ columns=(
 )
 # The modules of tests/integration whose tests are about what a pod or container may ask for, in the order of the page.
 modules=(
-    containers containers_life resources security apparmor userns pods pods_pids pods_network mounts image_volumes devices
-    handlers streaming
+    containers containers_life logs exec_sync resources security apparmor userns pods pods_pids pods_network mounts image_volumes
+    devices handlers streaming streaming_sessions streaming_forward stats disk events
 )
 
 # The tests of one module that have passed in any column, in alphabetical order.

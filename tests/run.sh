@@ -46,7 +46,7 @@ V2_WITHOUT=(
     a_class_of_block_io_limits_the_containers_that_name_it # no block device
 )
 # The same on the emulated node, its boot and the making of its disk included.
-NODE_LIMIT=300
+NODE_LIMIT=600
 # What is tried there: AppArmor, and what has most to do with capabilities, cgroups and restarts. It is ten times slower there.
 NODE_CRUN=(containers:: pods::a_pod_goes recovery::a_killed_daemon resources:: userns::)
 NODE_RUNC=(containers::resources containers::capabilities resources::a_)

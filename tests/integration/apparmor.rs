@@ -1,5 +1,6 @@
-//! AppArmor: which profile a container runs under, and what podd's own denies. On a machine with AppArmor only: `tests/run.sh`
-//! runs these in the stage `node`.
+//! AppArmor: which profile a container runs under, and what podd's own denies.
+//!
+//! On a machine with AppArmor only: `tests/run.sh` runs these in the stage `node`.
 
 use std::io::Write;
 use std::process::{Command, Stdio};

@@ -1,6 +1,7 @@
-//! Pods with user namespaces of their own (`hostUsers: false`): root inside is nobody outside, and nothing on disk is
-//! changed for it. Most of it is with a crun that knows id-mapped mounts (`PODD_TEST_CRUN_NEW`), as a handler of its own
-//! beside the runtime that this run is about, which may not.
+//! Pods with user namespaces of their own (`hostUsers: false`): root inside is nobody outside.
+//!
+//! Nothing on disk is changed for it. Most of it is with a crun that knows id-mapped mounts (`PODD_TEST_CRUN_NEW`), as a
+//! handler of its own beside the runtime that this run is about, which may not.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};

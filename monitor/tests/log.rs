@@ -128,7 +128,8 @@ fn a_log_that_is_full_at_the_end_says_how_much_is_missing_within_its_size() {
 #[test]
 fn a_log_grows_no_faster_than_its_rate_and_says_so_while_it_goes_on() {
     const RATE: u64 = 100_000;
-    let script = "trap 'echo >/tmp/done; sleep 1000' USR1; while :; do seq 1000; done";
+    // The last words are more than may be logged at once, whenever they come.
+    let script = "trap 'seq 20000; echo >/tmp/done; sleep 1000' USR1; while :; do seq 1000; done";
     let mut stage = Stage::new("crun", &Plan::script(script));
     stage.settings.log_rate = RATE;
     let (monitor, pid) = stage.start();

@@ -15,6 +15,7 @@ use std::process::{Command, Stdio};
 
 use crate::config::AppArmorConfig;
 use crate::sys;
+use crate::telemetry::chain;
 
 pub use profile::OWN_PROFILE;
 
@@ -177,13 +178,6 @@ fn load() -> Result<(), LoadError> {
         return Err(LoadError::Refused { path, words });
     }
     sent.map_err(run)
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
 }
 
 #[cfg(test)]

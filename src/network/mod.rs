@@ -52,6 +52,7 @@ use self::retry::Retries;
 use crate::config::NetworkConfig;
 use crate::id::PodId;
 use crate::sys::namespace::is_pinned;
+use crate::telemetry::chain;
 
 /// The pod's interface, as Kubernetes has it.
 const INTERFACE: &str = "eth0";
@@ -211,7 +212,7 @@ impl Network {
                 match self.detach(&pod).await {
                     Ok(()) => tracing::info!(%pod, "pod network released at last"),
                     Err(error) => {
-                        tracing::warn!(%pod, error = chain_of(&error), "pod network still not released")
+                        tracing::warn!(%pod, error = chain(&error), "pod network still not released")
                     }
                 }
             };
@@ -266,7 +267,7 @@ impl Network {
     /// DEL after a failed ADD, which the error of ADD outweighs.
     async fn undo(&self, pod: &PodId) {
         if let Err(error) = self.release(pod).await {
-            tracing::warn!(%pod, error = chain_of(&error), "a failed attachment could not be undone, it is queued");
+            tracing::warn!(%pod, error = chain(&error), "a failed attachment could not be undone, it is queued");
         }
     }
 
@@ -298,10 +299,4 @@ impl Network {
         };
         lock.lock_owned().await
     }
-}
-
-/// An error with all its causes, for the log.
-fn chain_of(error: &NetworkError) -> String {
-    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

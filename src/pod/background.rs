@@ -14,6 +14,9 @@ use crate::telemetry::{Leak, metrics};
 /// The time from an event to the pass that looks at it, and so between two passes.
 const PAUSE: Duration = Duration::from_secs(5);
 
+/// The time between two collections of what the network's plugins hold for no pod.
+const COLLECTION: Duration = Duration::from_secs(3600);
+
 /// What is to be undone: a creation that failed, or what a recovery finds and does not adopt.
 pub(super) enum Unwanted {
     Pod(Remains),
@@ -33,7 +36,18 @@ impl Unwanted {
 impl Pods {
     /// Goes on for ever.
     pub async fn tend(self: Arc<Self>) {
-        tokio::join!(self.network.retry_pending(), self.pass());
+        tokio::join!(self.network.retry_pending(), self.pass(), self.collect_attachments());
+    }
+
+    /// Has the plugins drop what they hold for pods that are no more (B6): at the start, when recovery is over, and then now and
+    /// again. Records see to podd's own crashes; this is for what others have lost.
+    async fn collect_attachments(&self) {
+        loop {
+            for error in self.network.gc().await.err().unwrap_or_default() {
+                tracing::warn!("collecting what the network holds for no pod: {}", chain(&error));
+            }
+            tokio::time::sleep(COLLECTION).await;
+        }
     }
 
     async fn pass(&self) {

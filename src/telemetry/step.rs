@@ -1,13 +1,14 @@
 //! One stage of an operation, measured.
 
 use std::error::Error;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tracing::Span;
 
 use super::metrics::metrics;
 use super::timeline::{self, Entry};
 use super::trace;
+use crate::sys::clock;
 
 /// A stage under way.
 #[derive(Debug)]
@@ -40,7 +41,7 @@ impl Step {
             otel.status_description = tracing::field::Empty,
             object
         );
-        Self { stage, object, span, began: Instant::now(), started_at: now() }
+        Self { stage, object, span, began: Instant::now(), started_at: clock::now() }
     }
 
     /// Its span, for what is done in it and has spans of its own.
@@ -75,9 +76,4 @@ impl Step {
         timeline::record(|| Entry::new(stage, &object, started_at, took, error));
         Ended { object, took }
     }
-}
-
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }

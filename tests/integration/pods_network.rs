@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 
 use podd::api;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -180,5 +181,42 @@ async fn a_port_mapping_to_nowhere_is_refused_by_name() {
     let error = node.runtime.run_pod_sandbox(request).await.unwrap_err();
     assert_eq!(error.code(), tonic::Code::InvalidArgument);
     assert!(error.message().starts_with("config.linux.sysctls: "), "{error}");
+    node.finish().await;
+}
+
+/// A plugin of CNI 1.1 that writes down what it is told at GC.
+const COLLECTOR: &str = r#"#!/bin/sh
+input=$(cat)
+case $CNI_COMMAND in
+ADD) echo '{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","sandbox":"'$CNI_NETNS'"}],
+    "ips":[{"address":"10.99.0.2/24","interface":0}]}' ;;
+GC) echo "$input" >"$0.told" ;;
+esac
+"#;
+
+/// B6
+#[tokio::test]
+async fn b6_a_starting_daemon_has_plugins_drop_what_they_hold_for_no_pod() {
+    let dir = tempfile::tempdir().unwrap();
+    let plugin = dir.path().join("collector");
+    fs::write(&plugin, COLLECTOR).unwrap();
+    fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();
+    let settings = format!("[network]\nplugin_dirs = [{:?}]\n", dir.path());
+    let mut node = Node::start_configured(&settings).await;
+    let conf = r#"{ "cniVersion": "1.1.0", "name": "collected", "plugins": [{ "type": "collector" }] }"#;
+    fs::write(node.names.cni_conf_dir().join("10-podd-test.conflist"), conf).unwrap();
+    node.restart().await;
+    let told = dir.path().join("collector.told");
+    let attachments = || {
+        let told: serde_json::Value = serde_json::from_slice(&fs::read(&told).ok()?).ok()?;
+        Some(told["cni.dev/valid-attachments"].clone())
+    };
+    let none = eventually("a collection at the start", || async { attachments() }).await;
+    assert!(none.as_array().is_none_or(Vec::is_empty), "{none}");
+    let pod = node.run_pod(PodSpec::new(&node, "kept")).await;
+    fs::remove_file(&told).unwrap();
+    node.restart().await;
+    let kept = eventually("a collection at the next start", || async { attachments() }).await;
+    assert_eq!(kept, serde_json::json!([{ "containerID": pod.id, "ifname": "eth0" }]));
     node.finish().await;
 }

@@ -156,7 +156,7 @@ fn output(netns: Option<&Path>, command: &[&str]) -> String {
 
 /// An error with all its causes, as a log shows it.
 fn text(error: &NetworkError) -> String {
-    super::chain_of(error)
+    crate::telemetry::chain(error)
 }
 
 /// Waits until `done`, for ten seconds at most.

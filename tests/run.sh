@@ -58,7 +58,11 @@ work=$(mktemp -d)
 mkdir "$work/results"
 
 summary() {
-    local status=$?
+    local status=$? job
+    # What runs in the background does not hear the terminal's interrupt.
+    for job in $(jobs -pr); do
+        pkill -TERM -P "$job" || true
+    done
     rm -rf "$work"
     if [ "$complete" != yes ] && [ "$failed" -eq 0 ]; then
         failed=1
@@ -84,13 +88,24 @@ check() {
     fi
 }
 
-# Runs tests as a node would see them (in $NODE, where that is set), and adds up their results. A build that fails, or a
-# test binary that dies without a result, is a failure too.
+# Runs a command as a node would see it: in $NODE, where that is set.
+on_node() {
+    timeout --kill-after 10 "$TEST_LIMIT" "${NODE:-contrib/lib/namespace.sh}" "$@" 2>&1
+}
+
+# Runs tests, and adds up their results.
 run_tests() {
-    local name=$1 log=$work/log status=0 good bad ignored
+    local name=$1 status=0
     shift
     stage "$name"
-    timeout --kill-after 10 "$TEST_LIMIT" "${NODE:-contrib/lib/namespace.sh}" "$@" 2>&1 | tee "$log" || status=$?
+    on_node "$@" | tee "$work/log" || status=$?
+    add_up "$name" "$work/log" "$status"
+}
+
+# Adds up the results of tests that have run, with what they said and their exit status. A build that fails, or a test binary
+# that dies without a result, is a failure too.
+add_up() {
+    local name=$1 log=$2 status=$3 good bad ignored
     good=$(total passed "$log")
     bad=$(total failed "$log")
     ignored=$(total ignored "$log")
@@ -260,16 +275,27 @@ integration_binary() {
     cargo test --test integration --no-run 2>&1 | sed -n 's/^ *Executable .*(\(.*\))$/\1/p' | grep .
 }
 
-# Those integration tests whose names contain one of the words, with one OCI runtime, where there is nothing but cgroup v2.
+# The integration tests of V2 where there is nothing but cgroup v2, with both OCI runtimes at once: each of these kernels has
+# one processor.
 on_cgroup_v2() {
-    local runtime=$1 binary name skip=()
-    shift
+    local binary name runtime status skip=() runs=()
     binary=$(integration_binary) || die "the integration tests cannot be built"
     for name in "${V2_WITHOUT[@]}"; do
         skip+=(--skip "$name")
     done
-    NODE=contrib/lib/uml.sh PODD_TEST_RUNTIME=$runtime PODD_TEST_NO_NAT=1 run_column "v2-$runtime" "cgroup v2 with $runtime" \
-        timeout "$V2_LIMIT" "$binary" --color never "$@" "${skip[@]}"
+    stage "cgroup v2 with crun and with runc"
+    for runtime in crun runc; do
+        NODE=contrib/lib/uml.sh PODD_TEST_RUNTIME=$runtime PODD_TEST_NO_NAT=1 on_node \
+            timeout "$V2_LIMIT" "$binary" --color never "${V2[@]}" "${skip[@]}" >"$work/results/v2-$runtime" &
+        runs+=($!)
+    done
+    for runtime in crun runc; do
+        status=0
+        wait "${runs[0]}" || status=$?
+        runs=("${runs[@]:1}")
+        cat "$work/results/v2-$runtime"
+        add_up "cgroup v2 with $runtime" "$work/results/v2-$runtime" "$status"
+    done
 }
 
 # Writable layers on ext4 and XFS with project quotas, which that kernel knows as well.
@@ -286,8 +312,7 @@ cgroup_v2() {
         return 0
     fi
     install_packages user-mode-linux xfsprogs
-    on_cgroup_v2 crun "${V2[@]}"
-    on_cgroup_v2 runc "${V2[@]}"
+    on_cgroup_v2
     on_quotas
     echo "note: left out on that kernel, with the reasons in tests/run.sh: ${#V2_WITHOUT[@]} (${V2_WITHOUT[*]})"
 }

@@ -82,16 +82,10 @@ impl Process {
         }
     }
 
-    /// Whether a signal would have no effect on it if it is the init of a PID namespace: it neither catches nor blocks it.
-    /// Not known counts as no.
+    /// Whether a signal would not reach the program of a container whose init it is: that neither catches nor blocks it, or has
+    /// not replaced the runtime's own yet. Not known counts as no.
     pub fn is_deaf_to(self, signal: i32) -> bool {
-        let Ok(bit) = u32::try_from(signal - 1) else { return false };
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
-        // SIGKILL and SIGSTOP cannot be caught and need not be.
-        !matches!(signal, libc::SIGKILL | libc::SIGSTOP)
-            && ["SigCgt", "SigBlk"]
-                .iter()
-                .all(|name| signal_mask(&status, name).is_some_and(|mask| mask >> bit & 1 == 0))
+        is_deaf(&fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default(), signal)
     }
 
     /// Waits until it has ended.
@@ -122,6 +116,22 @@ pub fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` gives the same descriptor as long as it lives, and `AsyncFd` closes it only after its
     // deregistration.
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE)? })
+}
+
+/// [`Process::is_deaf_to`], by what proc_pid_status(5) says.
+fn is_deaf(status: &str, signal: i32) -> bool {
+    let Ok(bit) = u32::try_from(signal - 1) else { return false };
+    if matches!(signal, libc::SIGKILL | libc::SIGSTOP) {
+        return false; // they cannot be caught and need not be
+    }
+    let unheard = |name| signal_mask(status, name).is_some_and(|mask| mask >> bit & 1 == 0);
+    is_runtimes_own(status) || (unheard("SigCgt") && unheard("SigBlk"))
+}
+
+/// Whether a container's init is still the runtime's: runc and youki call it `runc:[2:INIT]` until it executes the command. It
+/// catches every signal and hands none on.
+fn is_runtimes_own(status: &str) -> bool {
+    status.lines().next().is_some_and(|name| name.ends_with(":INIT]"))
 }
 
 #[cfg(test)]
@@ -169,6 +179,15 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!process.is_deaf_to(libc::SIGUSR1), "nobody is there to be deaf");
+    }
+
+    #[test]
+    fn b9_an_init_that_is_still_the_runtimes_is_deaf_whatever_it_catches() {
+        let status =
+            |name: &str| format!("Name:\t{name}\nSigBlk:\t0000000000000000\nSigCgt:\tfffffffdfffbfeff\n");
+        assert!(is_deaf(&status("runc:[2:INIT]"), libc::SIGTERM));
+        assert!(!is_deaf(&status("runc:[2:INIT]"), libc::SIGKILL));
+        assert!(!is_deaf(&status("server"), libc::SIGTERM));
     }
 
     #[test]

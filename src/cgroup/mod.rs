@@ -12,6 +12,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 mod driver;
 mod limits;
 mod look;
@@ -86,6 +88,15 @@ pub enum CgroupError {
 }
 
 impl CgroupError {
+    /// Whether a cgroup, or one above it, was removed meanwhile.
+    fn is_gone(&self) -> bool {
+        let gone = |source: &io::Error| {
+            source.kind() == io::ErrorKind::NotFound
+                || source.raw_os_error() == Some(Errno::NODEV.raw_os_error())
+        };
+        matches!(self, Self::Io { source, .. } if gone(source))
+    }
+
     fn io(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { operation, path, source }

@@ -13,6 +13,9 @@ const BUSY: Duration = Duration::from_secs(2);
 /// The pause between two tries.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// How often a cgroup is made again whose parent goes meanwhile: it was empty, and the last pod in it has just ended.
+const TRIES: u32 = 16;
+
 impl Cgroups {
     /// Makes a cgroup and all above it, in each hierarchy. One that is there is kept. On v2 all above it hand their
     /// controllers down; it does not itself, because then it could hold no process: an OCI runtime sees to that for its own.
@@ -26,6 +29,17 @@ impl Cgroups {
     }
 
     fn make(&self, path: &CgroupPath, hand_down: bool) -> Result<(), CgroupError> {
+        let mut made = self.make_once(path, hand_down);
+        for _ in 1..TRIES {
+            if !made.as_ref().is_err_and(CgroupError::is_gone) {
+                break;
+            }
+            made = self.make_once(path, hand_down);
+        }
+        made
+    }
+
+    fn make_once(&self, path: &CgroupPath, hand_down: bool) -> Result<(), CgroupError> {
         for hierarchy in &self.hierarchies {
             let mut above = hierarchy.root.clone();
             for level in path.lineage() {

@@ -302,7 +302,8 @@ async fn b9_a_stop_right_after_the_start_is_heard() {
     let mut node = Node::start().await;
     let pod = node.run_pod(PodSpec::new(&node, "stop")).await;
     let script = "sleep 0.5; trap 'exit 3' TERM; while :; do sleep 0.05; done";
-    let id = node.run(&pod, ContainerSpec::script("c", script)).await;
+    let id = node.create(&pod, ContainerSpec::script("c", script)).await;
+    node.start_container(&id).await.unwrap();
     node.stop_container(&id, 60).await.unwrap();
     assert_eq!(node.container_status(&id).await.unwrap().exit_code, 3);
     node.finish().await;

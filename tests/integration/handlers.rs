@@ -156,19 +156,19 @@ async fn a_handlers_document_and_annotations_are_what_its_containers_start_from(
 
 #[tokio::test]
 async fn variables_and_limits_of_the_operator_hold_for_executed_commands_too() {
-    let settings = "containers.env = [\"FOR_ALL=yes\", \"FROM_IMAGE=lost\"]\ncontainers.ulimits = [\"nofile=111:222\"]\n";
+    let settings = "containers.env = [\"FOR_ALL=yes\", \"FROM_IMAGE=lost\"]\ncontainers.ulimits = [\"core=51200:102400\"]\n";
     let mut node = Node::start_with(settings).await;
     let spec = PodSpec::new(&node, "pod");
     let pod = pod_of(&mut node, "", spec).await;
     let id = node.run(&pod, ContainerSpec::waiting("c")).await;
     let seen = node
-        .exec_ok(&id, "echo $FOR_ALL $FROM_IMAGE; ulimit -n; ulimit -Hn; grep 'open files' /proc/1/limits")
+        .exec_ok(&id, "echo $FOR_ALL $FROM_IMAGE; ulimit -Sc; ulimit -Hc; grep 'core file' /proc/1/limits")
         .await;
     let mut lines = seen.lines();
     assert_eq!(lines.next(), Some("yes yes"), "{seen}");
-    assert_eq!((lines.next(), lines.next()), (Some("111"), Some("222")), "{seen}");
+    assert_eq!((lines.next(), lines.next()), (Some("100"), Some("200")), "{seen}");
     let first: Vec<_> = lines.next().unwrap().split_whitespace().collect();
-    assert_eq!(first[3..5], ["111", "222"], "{seen}");
+    assert_eq!(first[4..6], ["51200", "102400"], "{seen}");
     node.finish().await;
 }
 

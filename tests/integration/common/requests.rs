@@ -8,7 +8,7 @@ use tonic::Status;
 
 use super::image::pushed_busybox;
 use super::node::Node;
-use super::{eventually, random_tag};
+use super::{eventually, oci_runtime, random_tag};
 
 /// A pod sandbox to be; `..` in its fields is the CRI's own message.
 #[derive(Debug, Clone)]
@@ -232,11 +232,27 @@ impl Node {
         self.runtime.start_container(request).await.map(drop)
     }
 
-    /// Creates and starts a container.
+    /// Creates and starts a container, whose first process is then that of the command.
     pub async fn run(&mut self, pod: &Pod, spec: ContainerSpec) -> String {
         let id = self.create(pod, spec).await;
         self.start_container(&id).await.unwrap();
+        if oci_runtime() == "runc" {
+            self.executed(&id).await;
+        }
         id
+    }
+
+    /// runc's start returns before its own init has executed the command.
+    async fn executed(&mut self, id: &str) {
+        let request = api::ContainerStatusRequest { container_id: id.to_owned(), verbose: true };
+        let answer = self.runtime.container_status(request).await.unwrap().into_inner();
+        let info: serde_json::Value = serde_json::from_str(&answer.info["info"]).unwrap();
+        let name = format!("/proc/{}/comm", info["pid"]);
+        eventually("the command is executed", || async {
+            let name = std::fs::read_to_string(&name).unwrap_or_default();
+            (!name.trim_end().ends_with(":INIT]")).then_some(())
+        })
+        .await;
     }
 
     /// Creates and starts a container, waits for its end, and gives its exit code and standard output.

@@ -31,7 +31,7 @@ SCRIPTS=(contrib/build.sh contrib/demo.sh contrib/lib/busybox.sh contrib/lib/cri
 # One test binary that takes longer than this hangs.
 TEST_LIMIT=900
 # The same on the kernel with cgroup v2.
-V2_LIMIT=900
+V2_LIMIT=1200
 # All runs of the conformance suite; half of that on an idle machine.
 CRITEST_LIMIT=1200
 # What is tried there: all that pods and containers may ask for, but for user namespaces, which need a file system that can be
@@ -285,7 +285,7 @@ on_cgroup_v2() {
     done
     stage "cgroup v2 with crun and with runc"
     for runtime in crun runc; do
-        NODE=contrib/lib/uml.sh PODD_TEST_RUNTIME=$runtime PODD_TEST_NO_NAT=1 on_node \
+        NODE=contrib/lib/uml.sh TEST_LIMIT=$V2_LIMIT PODD_TEST_RUNTIME=$runtime PODD_TEST_NO_NAT=1 on_node \
             timeout "$V2_LIMIT" "$binary" --color never "${V2[@]}" "${skip[@]}" >"$work/results/v2-$runtime" &
         runs+=($!)
     done

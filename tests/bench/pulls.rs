@@ -30,7 +30,7 @@ use common::{Node, Registry};
 use pull::bare;
 use pull::containerd::Containerd;
 use pull::cost::{Cost, Meter};
-use pull::disk::Disk;
+use pull::disk::{Device, Disk};
 use pull::material::{self, Material};
 
 /// Who takes turns.
@@ -43,9 +43,9 @@ enum Contestant {
 }
 
 impl Contestant {
-    /// A pull by a new daemon onto a new disk.
-    async fn pull(&self, registry: &Registry, image: &Material) -> Cost {
-        let disk = Disk::new();
+    /// A pull by a new daemon onto a new file system.
+    async fn pull(&self, registry: &Registry, image: &Material, device: &Device) -> Cost {
+        let disk = Disk::new(device);
         match self {
             Self::Floor(flushed) => bare::pull(image, disk.path(), *flushed),
             Self::Podd(binary, settings) => {
@@ -70,6 +70,7 @@ async fn main() {
     println!("making the images (once per machine)");
     let many = material::push(&registry, "many", 8, 128 << 20).await;
     let single = material::push(&registry, "single", 1, 480 << 20).await;
+    let device = Device::new();
     let mut contestants =
         vec![("floor", Contestant::Floor(false)), ("floor, flushed", Contestant::Floor(true))];
     let isal = "[images]\ninflate = \"isal\"\n";
@@ -90,7 +91,7 @@ async fn main() {
             image.packed / 1_000_000,
             image.unpacked / 1_000_000,
         );
-        report(&in_turns(&contestants, &registry, image, rounds).await);
+        report(&in_turns(&contestants, &registry, image, &device, rounds).await);
     }
 }
 
@@ -99,6 +100,7 @@ async fn in_turns<'a>(
     contestants: &[(&'a str, Contestant)],
     registry: &Registry,
     image: &Material,
+    device: &Device,
     rounds: usize,
 ) -> Vec<(&'a str, Vec<Cost>)> {
     let mut costs: Vec<_> = contestants.iter().map(|(name, _)| (*name, Vec::new())).collect();
@@ -107,7 +109,7 @@ async fn in_turns<'a>(
             // To and fro: what one leaves to the kernel to clean up, the next one feels.
             let who = if round % 2 == 0 { turn } else { contestants.len() - 1 - turn };
             rustix::fs::sync();
-            let cost = contestants[who].1.pull(registry, image).await;
+            let cost = contestants[who].1.pull(registry, image, device).await;
             if round > 0 {
                 costs[who].1.push(cost);
             }

@@ -17,13 +17,17 @@ use crate::sys::fs::{self, Timespec};
 /// Overlay's own marks say something about one layer only.
 const OVERLAY: &[u8] = b"trusted.overlay.";
 
+/// How many levels of the last path are kept open; each has a handle for each layer.
+const MOST_OPEN_LEVELS: usize = 16;
+
 /// Gives the implied directories of the layer at `files` the metadata that they have in the layers `below`, topmost first.
+/// They come in the order of their names.
 pub(super) fn settle(files: &Path, implied: &[PathBuf], below: &[PathBuf]) -> io::Result<()> {
     if implied.is_empty() || below.is_empty() {
         return Ok(());
     }
     let layer = fs::open_directory(files)?;
-    let stack = Stack::open(below)?;
+    let mut descent = Descent { root: Stack::open(below)?, levels: Vec::new(), beyond: None };
     // Parents come first: what is below a directory that is missing there is missing, too.
     let mut missing: Option<&Path> = None;
     for path in implied {
@@ -36,7 +40,7 @@ pub(super) fn settle(files: &Path, implied: &[PathBuf], below: &[PathBuf]) -> io
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
             Err(e) => return Err(e.into()),
         };
-        match directory(&stack, path)? {
+        match descent.to(path)? {
             Some(source) => copy_metadata(source.top(), target.as_fd())?,
             None => missing = Some(path),
         }
@@ -49,24 +53,34 @@ pub(super) fn hides_below(files: &Path) -> io::Result<bool> {
     Ok(fs::is_opaque(fs::open_directory(files)?.as_fd())?)
 }
 
-/// The directory at `path`, if it is one, all the way down.
-fn directory(root: &Stack, path: &Path) -> Result<Option<Stack>, Errno> {
-    let mut names = path.iter().map(OsStr::as_bytes);
-    let Some(first) = names.next() else {
-        return root.look_up(b".").map(into_directory);
-    };
-    let mut found = into_directory(root.look_up(first)?);
-    for name in names {
-        let Some(dir) = found else { break };
-        found = into_directory(dir.look_up(name)?);
-    }
-    Ok(found)
+/// The way to the directory that was looked up last. What the next one's way has in common with it is open already.
+struct Descent<'a> {
+    root: Stack,
+    /// The names on the way, and what each is.
+    levels: Vec<(&'a OsStr, Stack)>,
+    /// Where it ended, if that is deeper than levels are kept.
+    beyond: Option<Stack>,
 }
 
-fn into_directory(found: Found) -> Option<Stack> {
-    match found {
-        Found::Directory(stack) => Some(stack),
-        Found::Nothing | Found::Link(_) | Found::File(_) | Found::Other => None,
+impl<'a> Descent<'a> {
+    /// The directory at `path`, if it is one, all the way down.
+    fn to(&mut self, path: &'a Path) -> Result<Option<&Stack>, Errno> {
+        self.beyond = None;
+        let common = path.iter().zip(&self.levels).take_while(|(name, level)| *name == level.0).count();
+        self.levels.truncate(common);
+        for name in path.iter().skip(common) {
+            let Found::Directory(found) = self.end().look_up(name.as_bytes())? else { return Ok(None) };
+            match self.levels.len() < MOST_OPEN_LEVELS {
+                true => self.levels.push((name, found)),
+                false => self.beyond = Some(found),
+            }
+        }
+        Ok(Some(self.end()))
+    }
+
+    fn end(&self) -> &Stack {
+        let kept = self.levels.last().map_or(&self.root, |level| &level.1);
+        self.beyond.as_ref().unwrap_or(kept)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Layers as a real overlay shows them, and as [`Stack`] does without one.
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use tar_core::EntryType;
@@ -78,6 +79,30 @@ fn an_overlay_shows_what_the_layers_mean() {
     assert_eq!(time, std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000));
     store.remove_rootfs(&container).unwrap();
     assert_trash_empties(root.path());
+}
+
+#[test]
+fn implied_directories_at_any_depth_look_like_those_below() {
+    let root = tempfile::tempdir().unwrap();
+    let store = reopen(root.path());
+    // Deeper than ways are kept open, with a neighbour on each level whose name comes between a directory's and its children's.
+    let (mut base, mut top, mut path) = (Tar::new(), Tar::new(), String::new());
+    let mode = |depth: u32| 0o700 + depth;
+    for depth in 0..24 {
+        path += if depth == 0 { "a" } else { "/a" };
+        base = base.directory(&path, mode(depth)).directory(&format!("{path}-b"), 0o500);
+        top = top.file(&format!("{path}-b/x"), "x");
+    }
+    top = top.file(&format!("{path}/x"), "x");
+    let image = pull(&store, "x:1", &vec![base.finish(), top.finish()]);
+    let rootfs = store.prepare_rootfs(&image, &ContainerId::generate()).unwrap();
+    let mut at = rootfs.lower[0].clone();
+    for depth in 0..24 {
+        let mode_of = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode_of(&at.join("a-b")), 0o500, "{depth}");
+        at.push("a");
+        assert_eq!(mode_of(&at), mode(depth), "{depth}");
+    }
 }
 
 #[test]

@@ -17,8 +17,8 @@ use crate::sys::fs::{self, Timespec};
 /// Overlay's own marks say something about one layer only.
 const OVERLAY: &[u8] = b"trusted.overlay.";
 
-/// How many levels of the last path are kept open; each has a handle for each layer.
-const MOST_OPEN_LEVELS: usize = 16;
+/// How many handles of the last path's levels are kept; a level has one for each layer that it is in.
+const MOST_HANDLES: usize = 128;
 
 /// Gives the implied directories of the layer at `files` the metadata that they have in the layers `below`, topmost first.
 /// They come in the order of their names.
@@ -58,7 +58,7 @@ struct Descent<'a> {
     root: Stack,
     /// The names on the way, and what each is.
     levels: Vec<(&'a OsStr, Stack)>,
-    /// Where it ended, if that is deeper than levels are kept.
+    /// Where it ended, if that is beyond the levels that are kept.
     beyond: Option<Stack>,
 }
 
@@ -70,7 +70,8 @@ impl<'a> Descent<'a> {
         self.levels.truncate(common);
         for name in path.iter().skip(common) {
             let Found::Directory(found) = self.end().look_up(name.as_bytes())? else { return Ok(None) };
-            match self.levels.len() < MOST_OPEN_LEVELS {
+            let kept: usize = self.levels.iter().map(|level| level.1.width()).sum();
+            match self.beyond.is_none() && kept + found.width() <= MOST_HANDLES {
                 true => self.levels.push((name, found)),
                 false => self.beyond = Some(found),
             }

@@ -67,6 +67,11 @@ impl Stack {
         self.parts.first().map(AsFd::as_fd)
     }
 
+    /// In how many layers it is: as many handles are open for it.
+    pub(crate) fn width(&self) -> usize {
+        self.parts.len()
+    }
+
     /// What `name` is in this directory.
     pub(crate) fn look_up(&self, name: &[u8]) -> Result<Found, Errno> {
         let mut parts = Vec::new();

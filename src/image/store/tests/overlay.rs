@@ -86,18 +86,19 @@ fn implied_directories_at_any_depth_look_like_those_below() {
     let root = tempfile::tempdir().unwrap();
     let store = reopen(root.path());
     // Deeper than ways are kept open, with a neighbour on each level whose name comes between a directory's and its children's.
-    let (mut base, mut top, mut path) = (Tar::new(), Tar::new(), String::new());
-    let mode = |depth: u32| 0o700 + depth;
-    for depth in 0..24 {
+    const DEPTH: u32 = 70;
+    let (mut base, mut middle, mut top, mut path) = (Tar::new(), Tar::new(), Tar::new(), String::new());
+    let mode = |depth: u32| 0o700 + (depth & 0o77);
+    for depth in 0..DEPTH {
         path += if depth == 0 { "a" } else { "/a" };
         base = base.directory(&path, mode(depth)).directory(&format!("{path}-b"), 0o500);
         top = top.file(&format!("{path}-b/x"), "x");
     }
-    top = top.file(&format!("{path}/x"), "x");
-    let image = pull(&store, "x:1", &vec![base.finish(), top.finish()]);
+    (middle, top) = (middle.file(&format!("{path}/x"), "x"), top.file(&format!("{path}/y"), "y"));
+    let image = pull(&store, "x:1", &vec![base.finish(), middle.finish(), top.finish()]);
     let rootfs = store.prepare_rootfs(&image, &ContainerId::generate()).unwrap();
     let mut at = rootfs.lower[0].clone();
-    for depth in 0..24 {
+    for depth in 0..DEPTH {
         let mode_of = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o7777;
         assert_eq!(mode_of(&at.join("a-b")), 0o500, "{depth}");
         at.push("a");

@@ -189,6 +189,7 @@ impl Layers {
         (id, directory)
     }
 
+    /// Patient: a walk that a busy machine draws out is followed by a rest of twenty times its length.
     fn until(&self, id: &ContainerId, what: &str, wanted: impl Fn(Usage) -> bool) -> Usage {
         let start = Instant::now();
         loop {
@@ -196,7 +197,7 @@ impl Layers {
             if let Some(usage) = usage.filter(|usage| wanted(*usage)) {
                 return usage;
             }
-            assert!(start.elapsed() < Duration::from_secs(20), "no {what}: {usage:?}");
+            assert!(start.elapsed() < Duration::from_secs(120), "no {what}: {usage:?}");
             thread::sleep(Duration::from_millis(10));
         }
     }

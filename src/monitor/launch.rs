@@ -26,8 +26,9 @@ const STDERR_FILE: &str = "monitor.log";
 const DAEMON_ENVIRONMENT: [&str; 6] =
     ["NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID", "WATCHDOG_USEC"];
 
-/// A question whether a monitor lives holds the lock for an instant; so often is the lock tried again, so far apart.
-const LOCK_ATTEMPTS: u32 = 5;
+/// A question whether a monitor lives holds the lock for an instant, and so does any process that the daemon is just then
+/// starting, until it is another program; so often is the lock tried again, so far apart.
+const LOCK_ATTEMPTS: u32 = 50;
 const LOCK_PAUSE: Duration = Duration::from_millis(2);
 
 /// The minor version of the protocol from which on a monitor knows of limits of its log.

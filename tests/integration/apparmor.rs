@@ -5,6 +5,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
+use std::thread;
 
 use podd::api::SecurityProfile;
 use podd::api::security_profile::ProfileType;
@@ -25,11 +26,10 @@ struct Profile(String);
 
 impl Profile {
     fn load() -> Self {
-        let profile = Self(format!("podd-test-{}", random_tag()));
-        let text =
-            format!("profile {} flags=(attach_disconnected) {{ file, deny /etc/hostname r, }}", profile.0);
-        parser("--replace", &text);
-        profile
+        let name = format!("podd-test-{}", random_tag());
+        let text = format!("profile {name} flags=(attach_disconnected) {{ file, deny /etc/hostname r, }}");
+        assert!(parser("--replace", &text), "cannot load {text}");
+        Self(name)
     }
 
     fn ask(&self) -> SecurityProfile {
@@ -39,15 +39,18 @@ impl Profile {
 
 impl Drop for Profile {
     fn drop(&mut self) {
-        parser("--remove", &format!("profile {} {{}}", self.0));
+        let removed = parser("--remove", &format!("profile {} {{}}", self.0));
+        // A second panic would take all other tests along.
+        assert!(removed || thread::panicking(), "profile {} stays", self.0);
     }
 }
 
-fn parser(action: &str, text: &str) {
+/// Hands the text to apparmor_parser, and tells whether it was taken.
+fn parser(action: &str, text: &str) -> bool {
     let mut parser = Command::new(program("apparmor_parser"));
     let mut parser = parser.args([action, "--skip-cache", "--quiet"]).stdin(Stdio::piped()).spawn().unwrap();
     parser.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    assert!(parser.wait().unwrap().success(), "apparmor_parser {action} fails for {text}");
+    parser.wait().unwrap().success()
 }
 
 fn asking(kind: ProfileType, localhost_ref: &str) -> SecurityProfile {
@@ -138,7 +141,7 @@ async fn the_default_profile_keeps_a_container_from_the_nodes_settings() {
 async fn podds_own_profile_comes_back_where_somebody_has_unloaded_it() {
     let _alone = OWN_IS_LOADED.write().await;
     let (mut node, pod) = start_with("").await;
-    parser("--remove", "profile podd-default {}");
+    assert!(parser("--remove", "profile podd-default {}"), "podd-default stays");
     assert_eq!(label(&mut node, &pod, "again", None).await, OWN);
     node.finish().await;
 }

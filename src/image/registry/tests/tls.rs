@@ -20,9 +20,10 @@ fn openssl(directory: &Path, command: &str) {
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
 }
 
-/// Makes an authority `ca.pem`, and of it `cert.pem` with `key.pem` for 127.0.0.1.
-fn write_certificates(directory: &Path) {
-    fs::write(directory.join("extensions"), "subjectAltName=IP:127.0.0.1").unwrap();
+/// Makes an authority `ca.pem`, and of it `cert.pem` with `key.pem` for 127.0.0.1 and [`super::proxy::BEHIND`].
+pub(super) fn write_certificates(directory: &Path) {
+    let names = format!("subjectAltName=IP:127.0.0.1,DNS:{}", super::proxy::BEHIND);
+    fs::write(directory.join("extensions"), names).unwrap();
     let new_key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
     openssl(
         directory,

@@ -9,7 +9,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use podd::config::Config;
 use podd::image::Images;
 use podd::network::Network;
@@ -17,6 +17,7 @@ use podd::pod::Pods;
 use podd::runtime;
 use podd::scrape;
 use podd::streaming::Streaming;
+use podd::sys::fs::lock_soon;
 use tokio::task::JoinSet;
 
 /// A daemon that is ready to serve.
@@ -62,8 +63,8 @@ fn lock(run_dir: &Path) -> anyhow::Result<File> {
     let path = run_dir.join("podd.lock");
     fs::create_dir_all(run_dir).with_context(|| format!("making {}", run_dir.display()))?;
     let file = File::create(&path).with_context(|| format!("making {}", path.display()))?;
-    file.try_lock()
-        .with_context(|| format!("locking {}; does another podd use this run_dir?", path.display()))?;
+    let locked = lock_soon(&file).with_context(|| format!("locking {}", path.display()))?;
+    ensure!(locked, "{} is locked: another podd uses this run_dir", path.display());
     Ok(file)
 }
 

@@ -3,21 +3,21 @@
 //! The monitor gets its end of the socket as standard input and the locked lock file as standard output, so it inherits
 //! these two descriptors and no other. It makes both its own at once; its container never sees them.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use podd_monitor::protocol::{LOCK_FILE, Report, Request, Settings, Timing, VERSION};
 use tokio::net::UnixStream;
 use tokio::process::Command;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::connection::{Monitor, Wire, check};
 use super::{ANSWER_PATIENCE, MonitorError};
 use crate::sys::process::Process;
+use crate::sys::{self, fs};
 
 /// What the monitor itself has to say goes here, in the state directory.
 const STDERR_FILE: &str = "monitor.log";
@@ -25,11 +25,6 @@ const STDERR_FILE: &str = "monitor.log";
 /// The service manager's word to the daemon alone: a runtime that inherits it would pass it on into the container.
 const DAEMON_ENVIRONMENT: [&str; 6] =
     ["NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID", "WATCHDOG_USEC"];
-
-/// A question whether a monitor lives holds the lock for an instant, and so does any process that the daemon is just then
-/// starting, until it is another program; so often is the lock tried again, so far apart.
-const LOCK_ATTEMPTS: u32 = 50;
-const LOCK_PAUSE: Duration = Duration::from_millis(2);
 
 /// The minor version of the protocol from which on a monitor knows of limits of its log.
 const LIMITS_LOGS: u16 = 2;
@@ -129,16 +124,15 @@ async fn converse(stream: UnixStream, settings: &Settings) -> Result<Created, Mo
     }
 }
 
+/// The lock that says that a monitor lives. Whoever asks whether one does holds it for an instant.
 async fn lock(path: &Path) -> Result<File, MonitorError> {
     let file = File::create(path).map_err(|e| failed("create", path, e))?;
-    for _ in 0..LOCK_ATTEMPTS {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) => sleep(LOCK_PAUSE).await,
-            Err(TryLockError::Error(error)) => return Err(failed("lock", path, error)),
-        }
+    let wait = |e| failed("lock", path, e);
+    if fs::try_lock(&file).map_err(wait)? {
+        return Ok(file);
     }
-    Err(MonitorError::Busy(path.parent().unwrap_or(path).to_owned()))
+    let soon = sys::blocking(move || fs::lock_soon(&file).map(|locked| locked.then_some(file))).await;
+    soon.map_err(wait)?.ok_or_else(|| MonitorError::Busy(path.parent().unwrap_or(path).to_owned()))
 }
 
 fn failed(operation: &'static str, path: &Path, source: io::Error) -> MonitorError {

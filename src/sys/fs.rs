@@ -8,6 +8,8 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, XattrFlags};
 use rustix::io::Errno;
@@ -16,6 +18,10 @@ pub use rustix::fs::{FlockOperation, Gid, Stat, Timespec, Timestamps, Uid, maked
 
 /// The largest extended attribute that Linux keeps (XATTR_SIZE_MAX).
 const XATTR_SIZE_MAX: usize = 65_536;
+
+/// How often [`lock_soon`] tries, and how far apart.
+const LOCK_ATTEMPTS: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(2);
 
 /// Where an overlay records that a directory hides those below it.
 const OPAQUE: &str = "trusted.overlay.opaque";
@@ -284,6 +290,18 @@ pub fn try_lock(file: impl AsFd) -> io::Result<bool> {
     }
 }
 
+/// [`try_lock`], again and again for a tenth of a second. Any process that is just being started holds copies of its parent's
+/// locks until it is another program, even where the parent is gone. Blocks.
+pub fn lock_soon(file: impl AsFd) -> io::Result<bool> {
+    for _ in 0..LOCK_ATTEMPTS {
+        if try_lock(&file)? {
+            return Ok(true);
+        }
+        thread::sleep(LOCK_PAUSE);
+    }
+    Ok(false)
+}
+
 /// Waits for an exclusive lock of `file`, which lasts until [`unlock`] or until the file is closed.
 pub fn lock(file: impl AsFd) -> io::Result<()> {
     loop {
@@ -436,7 +454,12 @@ mod tests {
         let second = std::fs::File::open(&path).unwrap();
         assert!(try_lock(&first).unwrap());
         assert!(!try_lock(&second).unwrap());
-        drop(first);
-        assert!(try_lock(&second).unwrap());
+        assert!(!lock_soon(&second).unwrap());
+        let holder = thread::spawn(move || {
+            thread::sleep(LOCK_PAUSE * 5);
+            drop(first);
+        });
+        assert!(lock_soon(&second).unwrap(), "its holder leaves soon");
+        holder.join().unwrap();
     }
 }

@@ -49,7 +49,7 @@ fn lock_root(root: &Path) -> Result<File, StoreError> {
     let path = root.join(LOCK);
     let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let lock = opened.map_err(|e| StoreError::io("open", &path, e))?;
-    match fs::try_lock(&lock).map_err(|e| StoreError::io("lock", &path, e))? {
+    match fs::lock_soon(&lock).map_err(|e| StoreError::io("lock", &path, e))? {
         true => Ok(lock),
         false => Err(StoreError::InUse(root.to_owned())),
     }

@@ -62,7 +62,9 @@ fn rotations_under_load_lose_and_tear_no_line() {
         let name = stage.path(&format!("logs/{}", rotated.len()));
         fs::rename(&stage.settings.log_path, &name).unwrap();
         rotated.push(name);
-        monitor.client.send(&Request::ReopenLog);
+        if monitor.client.try_send(&Request::ReopenLog).is_err() {
+            break;
+        }
         match monitor.client.try_report() {
             Some(Report::Done) => {}
             Some(Report::Exited(_)) | None => break,

@@ -127,12 +127,12 @@ async fn converse(stream: UnixStream, settings: &Settings) -> Result<Created, Mo
 /// The lock that says that a monitor lives. Whoever asks whether one does holds it for an instant.
 async fn lock(path: &Path) -> Result<File, MonitorError> {
     let file = File::create(path).map_err(|e| failed("create", path, e))?;
-    let wait = |e| failed("lock", path, e);
-    if fs::try_lock(&file).map_err(wait)? {
+    let unlocked = |e| failed("lock", path, e);
+    if fs::try_lock(&file).map_err(unlocked)? {
         return Ok(file);
     }
     let soon = sys::blocking(move || fs::lock_soon(&file).map(|locked| locked.then_some(file))).await;
-    soon.map_err(wait)?.ok_or_else(|| MonitorError::Busy(path.parent().unwrap_or(path).to_owned()))
+    soon.map_err(unlocked)?.ok_or_else(|| MonitorError::Busy(path.parent().unwrap_or(path).to_owned()))
 }
 
 fn failed(operation: &'static str, path: &Path, source: io::Error) -> MonitorError {

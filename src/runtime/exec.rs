@@ -197,6 +197,11 @@ impl Session {
         })
     }
 
+    /// Whether the command was executed; it may have ended since.
+    pub(super) fn has_started(&self) -> bool {
+        self.files.read_pid().is_some()
+    }
+
     /// Kills the command first: its runtime, still there, then takes its exit status and leaves no zombie behind. A runtime
     /// that had yet to start the command is killed with it a moment later.
     async fn stop(&mut self) {

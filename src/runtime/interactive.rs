@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Process;
 use tokio::net::unix::pipe;
+use tokio::time::timeout;
 
 use super::exec::{End, ExecError, Session};
 use super::{Runtime, RuntimeError};
@@ -81,25 +82,38 @@ impl Runtime {
         if wants.tty || !wants.stdin {
             drop(session.child.stdin.take());
         }
-        let io = match &console {
-            Some(console) => {
-                let given = async {
-                    tokio::select! {
-                        given = console.terminal() => given,
-                        // A runtime that ends before has its reasons in the log.
-                        _ = session.child.wait() => Err(io::ErrorKind::UnexpectedEof.into()),
-                    }
-                };
-                match tokio::time::timeout(TERMINAL_PATIENCE, given).await {
-                    Ok(Ok(terminal)) => of_terminal(terminal, wants).map_err(fail)?,
-                    Ok(Err(_)) | Err(_) => ProcessIo::default(),
-                }
-            }
-            None => of_pipes(&mut session).map_err(fail)?,
-        };
         let command = process.args().as_ref().and_then(|args| args.first()).cloned().unwrap_or_default();
-        let exec = Exec { session, log, runtime: self.clone(), id: id.to_owned(), command, began };
+        let mut exec = Exec { session, log, runtime: self.clone(), id: id.to_owned(), command, began };
+        let io = match &console {
+            Some(console) => match exec.session.terminal(console).await.map_err(fail)? {
+                Some(terminal) => of_terminal(terminal, wants).map_err(fail)?,
+                // Its reasons are in the log.
+                None => ProcessIo::default(),
+            },
+            None => of_pipes(&mut exec.session).map_err(fail)?,
+        };
         Ok((exec, io))
+    }
+}
+
+impl Session {
+    /// The terminal of the command, once the runtime has handed it over; `None` when the runtime ends without having started
+    /// the command. Both may have ended before anything of them is seen here: the terminal is there all the same.
+    async fn terminal(&mut self, console: &Console) -> io::Result<Option<OwnedFd>> {
+        let mut given = std::pin::pin!(timeout(TERMINAL_PATIENCE, console.terminal()));
+        let given = tokio::select! {
+            biased;
+            given = &mut given => given,
+            _ = self.child.wait() => match self.has_started() {
+                true => given.await,
+                false => return Ok(None),
+            },
+        };
+        let late = |_| {
+            let text = format!("the runtime did not hand over a terminal within {TERMINAL_PATIENCE:?}");
+            io::Error::new(io::ErrorKind::TimedOut, text)
+        };
+        given.map_err(late)?.map(Some)
     }
 }
 

@@ -4,11 +4,14 @@ use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use podd::api;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::common::requests::{Pod, log_text};
+use crate::common::terminal::Terminal;
 use crate::common::{ContainerSpec, Node, PodSpec, eventually, oci_runtime, program};
 
 fn directory() -> tempfile::TempDir {
@@ -98,6 +101,37 @@ async fn runtimes_of_several_kinds_serve_pods_of_one_daemon() {
             call.split_once("--mark").is_some_and(|(_, rest)| rest.split(' ').any(|word| word == operation))
         });
         assert!(found, "{operation} came without the handler's args:\n{calls}");
+    }
+    node.finish().await;
+}
+
+/// A busy daemon may find that the runtime, and with crun the command as well, have ended before it takes the terminal.
+#[tokio::test]
+async fn a_terminal_is_taken_after_the_end_of_who_handed_it_over() {
+    let dir = directory();
+    let begun = dir.path().join("begun");
+    let pause = format!("case \" $* \" in *\" exec \"*) touch {}; sleep 1;; esac", begun.display());
+    let slow = wrapper(dir.path(), "slow", &pause);
+    let kind = oci_runtime();
+    let mut node =
+        Node::start_with(&format!("runtimes.slow = {{ path = {slow:?}, kind = \"{kind}\" }}\n")).await;
+    let spec = PodSpec::new(&node, "pod");
+    let pod = pod_of(&mut node, "slow", spec).await;
+    let id = node.run(&pod, ContainerSpec::waiting("c")).await;
+    let daemon = Pid::from_raw(node.daemon_pid().try_into().unwrap()).unwrap();
+    for _ in 0..4 {
+        let crictl = node.crictl_command(&["exec", "-i", "-t", &id, "sh", "-c", "echo heard; exit 3"]);
+        let words = crictl.as_std().get_args().map(|word| word.to_str().unwrap()).collect::<Vec<_>>();
+        let mut terminal = Terminal::new(80, 24);
+        terminal.run(Path::new(crictl.as_std().get_program()), &words);
+        eventually("the runtime's start", || async { begun.exists().then_some(()) }).await;
+        kill_process(daemon, Signal::STOP).unwrap();
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        kill_process(daemon, Signal::CONT).unwrap();
+        terminal.ended().await;
+        terminal.says("heard\r\n").await;
+        terminal.says("exit code 3").await;
+        fs::remove_file(&begun).unwrap();
     }
     node.finish().await;
 }

@@ -301,7 +301,7 @@ async fn top_lives_on_a_terminal_follows_its_size_and_gives_it_back() {
     terminal.press("q");
     assert!(terminal.ended().await.success());
     assert_eq!(terminal.settings(), before);
-    assert!(terminal.output().ends_with("\u{1b}[?25h\u{1b}[?1049l"), "the screen is not given back");
+    terminal.ends_with("the screen given back", "\u{1b}[?25h\u{1b}[?1049l").await;
     node.finish().await;
 }
 
@@ -317,7 +317,7 @@ async fn top_gives_the_terminal_back_when_it_is_ended_by_a_signal() {
         terminal.signal(signal);
         terminal.ended().await;
         assert_eq!(terminal.settings(), before);
-        assert!(terminal.output().ends_with("\u{1b}[?25h\u{1b}[?1049l"), "the screen is not given back");
+        terminal.ends_with("the screen given back", "\u{1b}[?25h\u{1b}[?1049l").await;
     }
     node.finish().await;
 }

@@ -4,7 +4,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
@@ -200,7 +200,12 @@ impl Client {
     }
 
     pub fn send(&mut self, request: &Request) {
-        self.stream.write_all(&request.encode()).unwrap();
+        self.try_send(request).unwrap();
+    }
+
+    /// An error when the monitor has closed the connection.
+    pub fn try_send(&mut self, request: &Request) -> io::Result<()> {
+        self.stream.write_all(&request.encode())
     }
 
     /// Asks and gives the answer.

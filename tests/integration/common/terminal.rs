@@ -77,14 +77,27 @@ impl Terminal {
         format!("{input_modes:?} {output_modes:?} {control_modes:?} {local_modes:?}")
     }
 
-    /// All that was written to it.
-    pub fn output(&self) -> String {
+    /// All that was written to it, as far as it was read.
+    fn output(&self) -> String {
         self.output.lock().unwrap().clone()
     }
 
     /// The lines of the last whole picture, once they are as wanted.
     pub async fn screen(&self, what: &str, good: impl Fn(&[String]) -> bool) -> Vec<String> {
         eventually(what, || async { picture(&self.output()).filter(|lines| good(lines)) }).await
+    }
+
+    /// Waits until this was written to it.
+    pub async fn says(&self, text: &str) {
+        eventually(&format!("{text:?} on the terminal"), || async {
+            self.output().contains(text).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until what was written to it ends like this.
+    pub async fn ends_with(&self, what: &str, end: &str) {
+        eventually(what, || async { self.output().ends_with(end).then_some(()) }).await;
     }
 
     /// The program's exit status.

@@ -296,13 +296,14 @@ async fn a_terminal_changes_its_size_with_its_client() {
     node.finish().await;
 }
 
-/// Runs crictl in a terminal of 33 lines and 77 columns, which has 44 and 55 from a moment later on.
+/// Runs crictl in a terminal of 33 lines and 77 columns, which has 44 and 55 from a moment later on. It changes again and again:
+/// a change between crictl's first look at the size and its watch for changes, a moment on a slow machine, escapes crictl.
 async fn in_a_terminal_that_changes(node: &Node, words: &[&str]) -> String {
     let command = node.crictl_command(words);
     let words = std::iter::once(command.as_std().get_program()).chain(command.as_std().get_args());
     let words: Vec<_> = words.map(|word| format!("\"{}\"", word.to_string_lossy())).collect();
-    let inside =
-        format!("stty rows 33 cols 77; (sleep 1; stty rows 44 cols 55 </dev/tty) & {}", words.join(" "));
+    let change = "while sleep 1 && stty rows 44 cols 56 && stty rows 44 cols 55; do :; done";
+    let inside = format!("stty rows 33 cols 77; ({change}) </dev/tty 2>/dev/null & {}", words.join(" "));
     let mut script = tokio::process::Command::new("script");
     script.args(["--quiet", "--return", "--command", &inside, "/dev/null"]);
     script.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);

@@ -2,12 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
 use std::thread;
 
 use super::fault::*;
 use super::real::{PASSWORD, Server};
 use super::tls::write_certificates;
+use super::{passes, second_process};
 use crate::image::registry::{ClientConfig, Credentials, ErrorKind, Platform, RegistryClient};
 
 /// Tells the second process of a registry on loopback.
@@ -21,13 +21,6 @@ const LOGINS: [&str; 2] = ["proxy-user:hush-proxy", "proxy-user:hush-wrong"];
 
 fn amd64() -> Platform {
     Platform { os: "linux".into(), architecture: "amd64".into(), variant: None }
-}
-
-/// Runs a test in a process of its own, the second.
-async fn passes(mut command: Command) {
-    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
 
 /// A proxy that wants a login, and tunnels to one registry by whatever name.
@@ -85,11 +78,10 @@ async fn registries_of_https_are_reached_by_a_tunnel_through_a_proxy_with_a_logi
     let server = Server::start(directory.path());
     let tunnel = Tunnel::start(server.address.clone());
     for (login, test) in
-        LOGINS.iter().zip(["a_registry_behind_a_tunnel_is_asked", "a_proxy_refuses_its_user"])
+        LOGINS.iter().zip(["proxy::a_registry_behind_a_tunnel_is_asked", "proxy::a_proxy_refuses_its_user"])
     {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        let mut command = second_process(test);
         command
-            .args(["--exact", &format!("image::registry::tests::proxy::{test}"), "--ignored"])
             .env("HTTPS_PROXY", format!("http://{login}@{}", tunnel.address))
             .env("SSL_CERT_FILE", directory.path().join("ca.pem"));
         passes(command).await;
@@ -120,10 +112,8 @@ async fn registries_are_asked_through_the_proxy_of_the_environment() {
     let own = catalog.clone();
     let loopback = FaultRegistry::start(move |seen| own.answer(seen)).await;
     let proxy = FaultRegistry::start(move |seen| catalog.answer(seen)).await;
-    // The environment is that of a whole process, so it is another one's.
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    let mut command = second_process("proxy::registries_behind_a_proxy_are_asked");
     command
-        .args(["--exact", "image::registry::tests::proxy::registries_behind_a_proxy_are_asked", "--ignored"])
         .env("HTTP_PROXY", format!("http://{}", proxy.address))
         .env("NO_PROXY", "direct.invalid")
         .env(LOOPBACK, loopback.address.to_string());

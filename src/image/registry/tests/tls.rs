@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::fault::client;
 use super::real::Server;
+use super::{passes, second_process};
 use crate::image::registries::Trust;
 use crate::image::registry::clients::ClientPool;
 use crate::image::registry::{Credentials, ErrorKind, Platform, RegistryError};
@@ -82,14 +83,9 @@ async fn a_certificate_counts_only_where_its_authority_is_known() {
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.to_string().contains("certificate: invalid peer certificate: UnknownIssuer"), "{error}");
     // The system's authorities are read from the environment, so a process of its own knows another one.
-    let trusting = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "image::registry::tests::tls::a_trusted_registry_is_asked", "--ignored"])
-        .env("SSL_CERT_FILE", directory.path().join("ca.pem"))
-        .env(ADDRESS, &server.address)
-        .output()
-        .unwrap();
-    let output = String::from_utf8_lossy(&trusting.stdout);
-    assert!(trusting.status.success() && output.contains("1 passed"), "{output}");
+    let mut trusting = second_process("tls::a_trusted_registry_is_asked");
+    trusting.env("SSL_CERT_FILE", directory.path().join("ca.pem")).env(ADDRESS, &server.address);
+    passes(trusting).await;
 }
 
 #[tokio::test]
